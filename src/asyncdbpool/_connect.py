@@ -1,0 +1,218 @@
+"""Making connections: credentials, the connect itself, its timeout, its retries."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import random
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, Protocol
+
+import anyio
+
+from asyncdbpool._options import Options
+from asyncdbpool._record import Record
+from asyncdbpool._session import Session
+from asyncdbpool._workers import Executor, Job, Worker
+from asyncdbpool.drivers import Driver
+from asyncdbpool.errors import ConnectTimeout, PoolError
+from asyncdbpool.stats import Counters
+
+__all__ = ["ConnectArguments", "Connecting", "backoff"]
+
+_SECRETS = ("pass", "pwd", "secret", "token", "key", "credential")
+
+
+class ConnectArguments:
+    """What goes to the driver's `connect()`; its repr shows no value."""
+
+    __slots__ = ("args", "kwargs")
+
+    def __init__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        self.args = args
+        self.kwargs = dict(kwargs)
+
+    def __repr__(self) -> str:
+        return f"<{len(self.args)} positional, {sorted(self.kwargs)}>"
+
+    def redact(self, text: str) -> str:
+        """Take out of a text what may be a password: secret keywords and whole DSNs."""
+        secrets = [str(value) for value in self.args if isinstance(value, str)]
+        for name, value in self.kwargs.items():
+            if any(part in name.lower() for part in (*_SECRETS, "dsn", "conninfo")):
+                secrets.append(str(value))
+        for secret in sorted(secrets, key=len, reverse=True):
+            if secret:
+                text = text.replace(secret, "***")
+        return text
+
+
+class Owner(Protocol):
+    """What making a connection asks of the pool."""
+
+    name: str
+    loop: asyncio.AbstractEventLoop
+    driver: Driver
+    options: Options
+    arguments: ConnectArguments
+    counters: Counters
+    executor: Executor
+    connect_error: BaseException | None
+
+    def submit(
+        self,
+        record: Record,
+        work: Callable[[], Any],
+        done: Callable[[Any, BaseException | None], None],
+    ) -> Job:
+        """Hand a job to the connection's worker."""
+
+    def wanted(self, record: Record) -> bool:
+        """Tell whether somebody still wants the connection that is being made."""
+
+    def connected(self, record: Record, session: Session) -> None:
+        """Take a connection over."""
+
+    def connect_late(self, record: Record, error: ConnectTimeout) -> None:
+        """Note that a connect takes too long; it goes on, and its end will be told."""
+
+    def connect_failed(self, record: Record, error: BaseException, *, known: bool) -> None:
+        """Note that no connection comes; `known` where the caller has been told before."""
+
+
+class Connecting:
+    """One connection being made, in a task of the pool's own, whatever becomes of its callers.
+
+    Attributes:
+        outcome: Ends with None or an error as soon as a caller may know.
+    """
+
+    def __init__(self, owner: Owner, record: Record) -> None:
+        self._owner = owner
+        self._record = record
+        self.outcome: asyncio.Future[BaseException | None] = owner.loop.create_future()
+
+    async def run(self) -> None:
+        """Connect, retrying what is transient, and tell the pool how it ended."""
+        owner, record = self._owner, self._record
+        delays = backoff(first=0.1, most=2.0)
+        give_up_at = owner.loop.time() + owner.options.retry_connect
+        error: BaseException | None
+        try:
+            while (error := await self._attempt()) is not None:
+                delay = next(delays)
+                if (
+                    self.outcome.done()
+                    or not owner.driver.is_transient(error)
+                    or owner.loop.time() + delay > give_up_at
+                    or not owner.wanted(record)
+                ):
+                    break
+                owner.connect_error = error
+                await anyio.sleep(delay)
+        except asyncio.CancelledError:  # the loop is being shut down
+            error = PoolError(f"pool {owner.name!r}: connecting was cancelled")
+            self._tell(error)
+            raise
+        self._tell(error)
+
+    def _tell(self, error: BaseException | None) -> None:
+        known = self.outcome.done()
+        if error is not None:
+            self._owner.connect_failed(self._record, error, known=known)
+        if not known:
+            self.outcome.set_result(error)
+
+    async def _attempt(self) -> BaseException | None:
+        """Connect once; a connect that takes too long fails for the caller, but goes on."""
+        owner, record = self._owner, self._record
+        began = owner.loop.time()
+        attempt = asyncio.ensure_future(self._open())
+        done, _ = await asyncio.wait({attempt}, timeout=owner.options.connect_timeout)
+        if not done:
+            owner.counters.connect_errors += 1
+            late = ConnectTimeout(
+                f"pool {owner.name!r}: connecting took longer than "
+                f"connect_timeout={owner.options.connect_timeout:g} s; the attempt goes on and "
+                "joins the pool if it succeeds"
+            )
+            owner.connect_late(record, late)
+            self.outcome.set_result(late)
+            await asyncio.wait({attempt})
+        session, error = attempt.result()
+        if session is not None:
+            owner.counters.connect_seconds += owner.loop.time() - began
+            owner.connected(record, session)
+        elif done:
+            owner.counters.connect_errors += 1
+        return error
+
+    async def _open(self) -> tuple[Session | None, BaseException | None]:
+        """Ask for the credentials and connect, on the connection's own thread."""
+        owner, record = self._owner, self._record
+        kwargs: Mapping[str, Any] = owner.arguments.kwargs
+        try:
+            if record.worker is None:
+                record.worker = owner.executor.hire()
+            if owner.options.credentials is not None:
+                given = await self._on_thread(owner.options.credentials)
+                kwargs = {**kwargs, **(await given if inspect.isawaitable(given) else given)}
+            session: Session = await self._on_thread(
+                partial(
+                    _open,
+                    record.worker,
+                    owner.driver,
+                    owner.arguments.args,
+                    kwargs,
+                    owner.options.connect_timeout,
+                    owner.options.setup,
+                )
+            )
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - it goes to the head waiter
+            return None, error
+        return session, None
+
+    async def _on_thread(self, work: Callable[[], Any]) -> Any:
+        answer: asyncio.Future[tuple[Any, BaseException | None]] = (
+            self._owner.loop.create_future()
+        )
+
+        def told(value: Any, error: BaseException | None) -> None:
+            if not answer.cancelled():
+                answer.set_result((value, error))
+
+        self._owner.submit(self._record, work, told)
+        value, error = await answer
+        if error is not None:
+            raise error
+        return value
+
+
+def _open(
+    worker: Worker,
+    driver: Driver,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    timeout: float,
+    setup: Callable[[Any], object] | None,
+) -> Session:
+    """Make and set up a connection, on its own thread."""
+    session = Session(driver, args, driver.with_timeout(args, kwargs, timeout))
+    session.prepare(setup)
+    worker.last_will = session.close
+    return session
+
+
+def backoff(*, first: float, most: float) -> Iterator[float]:
+    """Give delays in seconds that double up to `most`, each with "equal jitter".
+
+    The jitter (half fixed, half random) keeps a fleet from reconnecting in step; see Marc Brooker,
+    "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    """
+    delay = first
+    while True:
+        yield delay / 2 + random.uniform(0, delay / 2)  # noqa: S311 - no secret
+        delay = min(most, delay * 2)

@@ -1,0 +1,254 @@
+"""A driver's cursor on its connection's thread, with its rows read ahead in batches."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asyncdbpool._session import Session
+
+__all__ = ["BATCH", "CHUNK", "CursorCore"]
+
+BATCH = 256
+"""Rows brought along in one hop to the thread and back."""
+
+CHUNK = 500
+"""Rows made at a time while the rest of a result is fetched; the GIL is offered in between."""
+
+
+class CursorCore:
+    """What stands behind a `Cursor` proxy.
+
+    The connection's thread owns it while a call for it is under way (`pending` > 0), the event
+    loop's thread otherwise; only `pending` always belongs to the loop. So rows that are here
+    already are handed out on the loop without a hop, and every other call takes the thread.
+    """
+
+    __slots__ = (
+        "_all_type",
+        "_args",
+        "_error",
+        "_kwargs",
+        "_later_rowcount",
+        "_many_type",
+        "_rowcount",
+        "_session",
+        "closed",
+        "description",
+        "exhausted",
+        "gives_rows",
+        "kept",
+        "lastrowid",
+        "pending",
+        "raw",
+        "rows",
+    )
+
+    def __init__(self, session: Session, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._session = session
+        self._args = args
+        self._kwargs = kwargs
+        self.kept: dict[str, Any] = {"arraysize": 1}  # assignments that wait for the birth
+        self.raw: Any = None
+        self.closed = False
+        self.pending = 0
+        self.description: Any = None
+        self.lastrowid: Any = None
+        self._rowcount: Any = -1
+        self._later_rowcount: Any = -1
+        self._many_type: type = list
+        self._all_type: type | None = None
+        self._forget_rows()
+
+    @classmethod
+    def adopt(cls, session: Session, raw: Any) -> CursorCore:
+        """Stand behind a cursor that one of the driver's own methods has made."""
+        core = cls(session, (), {})
+        core.raw = raw
+        session.cursors.add(core)
+        core._take_note()  # noqa: SLF001 - it is one of us
+        core._read_ahead()  # noqa: SLF001
+        return core
+
+    @property
+    def arraysize(self) -> Any:
+        """Rows that `fetchmany()` gives unless told."""
+        return self.kept["arraysize"] if "arraysize" in self.kept else self.raw.arraysize
+
+    @property
+    def finished(self) -> bool:
+        """True where no row is left with the driver, and so no lock and no unread answer."""
+        return self.exhausted or not self.gives_rows
+
+    @property
+    def rowcount(self) -> Any:
+        """The driver's count as if nothing had been read ahead."""
+        return self._rowcount if self.rows else self._later_rowcount
+
+    def give_birth(self) -> Any:
+        """Make the driver's cursor, if there is none yet."""
+        if self.raw is None:
+            raw = self._session.raw.cursor(*self._args, **self._kwargs)
+            self._session.cursors.add(self)
+            self.raw = raw
+            if self.kept["arraysize"] == 1:
+                del self.kept["arraysize"]  # the driver's own default holds
+            self.assign()
+        return self.raw
+
+    def assign(self) -> None:
+        """Carry out the assignments made since the last call."""
+        while self.kept:
+            name = next(iter(self.kept))
+            setattr(self.raw, name, self.kept.pop(name))
+
+    # Calls that give a new result
+
+    def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run `execute`, `executemany`, `callproc` or `nextset`, and bring the first rows."""
+        raw = self.give_birth()
+        self.assign()
+        method = getattr(raw, name)
+        self._forget_rows()
+        try:
+            result = method(*args, **kwargs)
+        finally:
+            self._take_note()
+        self._read_ahead()
+        return result
+
+    def _forget_rows(self) -> None:
+        self.rows: deque[Any] = deque()
+        self._error: BaseException | None = None
+        self.exhausted = False
+        self.gives_rows = False
+
+    def _take_note(self) -> None:
+        self.description = self.raw.description
+        self.lastrowid = getattr(self.raw, "lastrowid", None)
+        self._rowcount = self._later_rowcount = getattr(self.raw, "rowcount", -1)
+
+    def invoke(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a method that PEP 249 does not know; it may have made a new result."""
+        raw = self.give_birth()
+        self.assign()
+        result = getattr(raw, name)(*args, **kwargs)
+        if result is raw:
+            self._forget_rows()
+            self._take_note()
+            self._read_ahead()
+            return self
+        if not self.gives_rows:
+            self._take_note()
+        return self._session.disguise(result)
+
+    def _read_ahead(self) -> None:
+        self.gives_rows = self._session.driver.gives_rows(self.raw)
+        if self.gives_rows and self._session.reads_ahead(type(self.raw)):
+            self._top_up(BATCH)
+            self.description = self.raw.description
+            if self.exhausted:
+                self._learn_container()
+
+    # Fetching; on either thread, see `can_serve`
+
+    def can_serve(self, count: int | None) -> bool:
+        """Tell whether `count` rows, or all (None), are here, so that no hop is needed."""
+        if self.pending or self.closed:
+            return False
+        if self.exhausted and self._error is None:
+            return True
+        return count is not None and 0 < count <= len(self.rows)
+
+    def fetchone(self) -> Any:
+        """Return the next row, or what the driver gives at the end."""
+        if not self.rows:
+            if not self.finished and self._error is None:
+                self._top_up(BATCH)
+            self._raise_late_error()
+            if not self.gives_rows:
+                return self.give_birth().fetchone()
+        return self.rows.popleft() if self.rows else None
+
+    def fetchmany(self, size: int | None) -> Any:
+        """Return up to `size` rows, `arraysize` where it is None."""
+        if not self.gives_rows:
+            raw = self.give_birth()
+            return raw.fetchmany() if size is None else raw.fetchmany(size)
+        if size is None:
+            size = self.arraysize
+        assert size is not None  # noqa: S101 - for the type checker
+        missing = size - len(self.rows)
+        if missing > 0 and not self.exhausted and self._error is None:
+            self._top_up(missing + BATCH)
+        if not self.rows:
+            self._raise_late_error()
+        rows = self.rows
+        return self._many_type([rows.popleft() for _ in range(min(size, len(rows)))])
+
+    def fetchall(self) -> Any:
+        """Return the rows that are left, in the driver's own container."""
+        if not self.gives_rows:
+            return self.give_birth().fetchall()
+        while not self.exhausted and self._error is None:
+            self._top_up(CHUNK)
+            time.sleep(0)  # offers the GIL to the event loop
+        self._raise_late_error()
+        if self._all_type is None:
+            self._learn_container()
+        rows = list(self.rows)
+        self.rows.clear()
+        return rows if self._all_type is list else self._all_type(rows)  # type: ignore[misc]
+
+    def _top_up(self, count: int) -> None:
+        before = len(self.rows)
+        try:
+            self._many_type = self._session.driver.fetch(self.raw, count, self.rows)
+        except Exception as error:  # noqa: BLE001 - raised where the reader gets to it
+            self._error = error
+            return
+        self.exhausted = len(self.rows) - before < count
+        self._later_rowcount = self.raw.rowcount
+
+    def _raise_late_error(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _learn_container(self) -> None:
+        """Find out, once for a class of cursors, in what `fetchall()` gives its rows."""
+        known = self._session.driver.containers
+        kind = type(self.raw)
+        if kind not in known:
+            known[kind] = type(self.raw.fetchall())
+        self._all_type = known[kind]
+
+    # Position
+
+    @property
+    def rownumber(self) -> Any:
+        """The driver's `rownumber` as if nothing had been read ahead."""
+        number = self.raw.rownumber
+        return number - len(self.rows) if isinstance(number, int) else number
+
+    def scroll(self, value: int, mode: str) -> None:
+        """Move as if nothing had been read ahead; a failed move changes nothing."""
+        scroll = self.give_birth().scroll
+        if mode == "relative" and 0 <= value < len(self.rows):
+            for _ in range(value):
+                self.rows.popleft()
+            return
+        scroll(value - len(self.rows) if mode == "relative" else value, mode)
+        self.rows.clear()
+        self.exhausted = False
+
+    def close(self) -> None:
+        """Close the driver's cursor and let it die on this thread."""
+        raw, self.raw = self.raw, None
+        self.closed = True
+        self._forget_rows()
+        self._session.cursors.discard(self)
+        if raw is not None:
+            raw.close()

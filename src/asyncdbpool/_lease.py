@@ -1,0 +1,234 @@
+"""One loan of one connection to one borrower: the way from the proxies to the worker's thread."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from asyncdbpool import _stacks
+from asyncdbpool.errors import ConnectionReturned, WrongEventLoop
+from asyncdbpool.stats import Counters, LeaseInfo
+
+if TYPE_CHECKING:
+    from asyncdbpool._cursor import CursorCore
+    from asyncdbpool._options import Cleanup
+    from asyncdbpool._record import Record
+    from asyncdbpool._session import Session
+    from asyncdbpool._workers import Job
+
+__all__ = ["Lease", "Lender"]
+
+
+class Lender(Protocol):
+    """What a lease asks of the pool that made it."""
+
+    name: str
+    loop: asyncio.AbstractEventLoop
+    counters: Counters
+
+    def submit(
+        self,
+        record: Record,
+        work: Callable[[], Any],
+        done: Callable[[Any, BaseException | None], None],
+    ) -> Job:
+        """Hand a job to the connection's worker."""
+
+    def give_back(
+        self, lease: Lease, cleanup: Cleanup, *, discard: str | None = None
+    ) -> asyncio.Future[None] | None:
+        """End the lease; the future, if any, ends when the connection is clean or closed."""
+
+    def reclaim(self, lease: Lease) -> None:
+        """End a lease that was dropped; called on any thread."""
+
+
+class Lease:
+    """The borrower's right to use a connection, until it is given back.
+
+    Attributes:
+        lender: Who lent it, and gets it back.
+        record: The connection.
+        session: What happens on its thread.
+        cleanup: What is done on return, unless the return says otherwise.
+        taken_at: Loop time of the loan.
+        stack: Where it was taken.
+        statement: The last statement, for those who ask who holds what.
+        certain: True where the task surely keeps the lease for itself (deadlock detection).
+        ended: Why it cannot be used any more, or None; the worker's thread reads it.
+        reported: True once it has been reported as a leak.
+        wished: Attributes that the borrower has set, by name.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_user",
+        "certain",
+        "cleanup",
+        "ended",
+        "lender",
+        "record",
+        "reported",
+        "session",
+        "stack",
+        "statement",
+        "taken_at",
+        "wished",
+    )
+
+    def __init__(
+        self, lender: Lender, record: Record, session: Session, cleanup: Cleanup, *, certain: bool
+    ) -> None:
+        self.lender = lender
+        self.record = record
+        self.session = session
+        self.cleanup = cleanup
+        self.certain = certain
+        self.taken_at = lender.loop.time()
+        self.stack = _stacks.capture(skip=1)
+        self.statement: Any = None
+        self.ended: str | None = None
+        self.reported = False
+        self.wished: dict[str, Any] = {}
+        self._user: Callable[[], asyncio.Task[Any] | None] = _nobody
+        task = asyncio.current_task()
+        if task is not None:
+            self._user = weakref.ref(task)
+
+    @property
+    def user(self) -> asyncio.Task[Any] | None:
+        """The task that used the connection last, if it still lives."""
+        return self._user()
+
+    def info(self) -> LeaseInfo:
+        """Tell who holds the connection."""
+        task = self.user
+        return LeaseInfo(
+            task="?" if task is None else task.get_name(),
+            age=self.lender.loop.time() - self.taken_at,
+            statement=None if self.statement is None else str(self.statement),
+            stack=_stacks.render(self.stack),
+            returning=self.ended is not None,
+        )
+
+    def check(self) -> None:
+        """Raise unless the connection may be used here and now."""
+        if self.ended is not None:
+            raise ConnectionReturned(
+                f"pool {self.lender.name!r}: this connection {self.ended}; "
+                "a proxy, its cursors and its transactions cannot be used after that, "
+                "so borrow another connection"
+            )
+
+    def use(self) -> None:
+        """Check, and note which task does it."""
+        self.check()
+        if asyncio.get_running_loop() is not self.lender.loop:
+            raise WrongEventLoop(
+                f"pool {self.lender.name!r}: this connection was borrowed on another event loop; "
+                "use it on the loop that borrowed it"
+            )
+        task = asyncio.current_task()
+        if task is not self._user():
+            self._user = _nobody if task is None else weakref.ref(task)
+        self.certain = True
+
+    async def call(
+        self,
+        operation: Callable[..., Any],
+        *args: Any,
+        core: CursorCore | None = None,
+        must_run: bool = False,
+    ) -> Any:
+        """Run `operation(session, *args)` on the connection's thread, in its turn.
+
+        A call that is cancelled before it has started is never run, unless it `must_run`. `core`
+        is the cursor that belongs to the thread meanwhile.
+
+        Raises:
+            ConnectionReturned: The connection went back before the operation had started.
+            BaseException: Whatever the operation raises.
+        """
+        self.use()
+        future = self.lender.loop.create_future()
+        if core is not None:
+            core.pending += 1
+        job = self.lender.submit(
+            self.record,
+            partial(self._perform, self.session, operation, args, must_run),
+            partial(self._answer, self.record, core, future),
+        )
+        try:
+            value, error = await future
+        except asyncio.CancelledError:
+            if future.cancelled():
+                job.dropped = not must_run
+                self.record.orphans += 1
+                self.lender.counters.cancelled += 1
+            else:
+                _raise_interrupt(future.result()[1])
+            raise
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error, future  # no cycle of exception, traceback and frame
+        return value
+
+    def _perform(
+        self, session: Session, operation: Callable[..., Any], args: tuple[Any, ...], must: bool
+    ) -> Any:
+        """Run on the connection's thread."""
+        if not must:
+            self.check()
+        return session.perform(operation, args)
+
+    @staticmethod
+    def _answer(
+        record: Record,
+        core: CursorCore | None,
+        future: asyncio.Future[Any],
+        value: Any,
+        error: BaseException | None,
+    ) -> None:
+        if core is not None:
+            core.pending -= 1
+        if future.cancelled():
+            record.orphans -= 1
+            _raise_interrupt(error)
+        else:
+            future.set_result((value, error))
+
+    def post(self, operation: Callable[..., Any], *args: Any) -> None:
+        """Queue `operation(session, *args)`, to run whatever becomes of the caller."""
+        self.lender.submit(
+            self.record, partial(self.session.perform, operation, args), _raise_interrupt_of
+        )
+
+    def wish(self, name: str, value: Any) -> None:
+        """Set an attribute of the driver's connection ahead of the next statement."""
+        self.wished[name] = value
+        self.session.wishes.append((name, value))
+
+    def give_back(
+        self, cleanup: Cleanup, *, discard: str | None = None
+    ) -> asyncio.Future[None] | None:
+        """End the lease, as `Lender.give_back` says."""
+        return self.lender.give_back(self, cleanup, discard=discard)
+
+
+def _nobody() -> None:
+    return None
+
+
+def _raise_interrupt_of(value: Any, error: BaseException | None) -> None:  # noqa: ARG001
+    _raise_interrupt(error)
+
+
+def _raise_interrupt(error: BaseException | None) -> None:
+    """Let `KeyboardInterrupt` and `SystemExit` through where nobody waits for them any more."""
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        raise error

@@ -1,0 +1,71 @@
+"""The limit: an `asyncio.Semaphore` with one permit for each lease, whose size can change."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Literal
+
+__all__ = ["Permits"]
+
+
+class Permits(asyncio.Semaphore):
+    """A semaphore that counts, that can be resized, and that can send its waiters home.
+
+    First come, first served, and a waiter that is cancelled in the very tick in which it was
+    served passes its permit on: both are `asyncio.Semaphore`'s own promises (Python >= 3.11).
+
+    Attributes:
+        taken: Permits that are out.
+        waiting: Tasks that wait for one.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
+        self.taken = 0
+        self.waiting = 0
+        self._owed = 0  # permits to swallow after a shrink, as they come back
+
+    @property
+    def free(self) -> int:
+        """Permits that could be taken now without waiting."""
+        return 0 if self.locked() else max(0, self.size - self.taken)
+
+    async def acquire(self) -> Literal[True]:
+        """Take a permit; it does not suspend unless the semaphore is `locked()`."""
+        if self.locked():
+            self.waiting += 1
+            try:
+                await super().acquire()
+            finally:
+                self.waiting -= 1
+        else:
+            await super().acquire()
+        self.taken += 1
+        return True
+
+    def release(self) -> None:
+        """Give a permit back: to the first waiter, if there is one."""
+        self.taken -= 1
+        if self._owed:
+            self._owed -= 1
+        else:
+            super().release()
+
+    async def resize(self, size: int) -> None:
+        """Grow at once, or shrink as far as permits are free and by the rest as they come back."""
+        change, self.size = size - self.size, size
+        for _ in range(change):
+            if self._owed:
+                self._owed -= 1
+            else:
+                super().release()
+        self._owed += max(0, -change)
+        while self._owed and not self.locked():
+            self._owed -= 1
+            await super().acquire()  # does not suspend: a permit is free
+
+    def disband(self) -> None:
+        """Wake every waiter within this tick; each has to look whether the pool is closed."""
+        for _ in range(self.waiting):
+            super().release()

@@ -1,0 +1,150 @@
+"""Caps that several pools share: so many connections to a host, so many altogether."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+__all__ = ["Cap", "Member", "Quota"]
+
+
+class Member(Protocol):
+    """What sharing a cap asks of a pool."""
+
+    def oldest_wait(self) -> float | None:
+        """Tell since when the pool's first waiter waits, or None."""
+
+    def idle_since(self) -> float | None:
+        """Tell since when its least recently used connection is idle, or None."""
+
+    def make_room(self) -> None:
+        """Close that connection."""
+
+    def dispatch(self) -> None:
+        """Look again whether a connection may be made."""
+
+
+@dataclass(eq=False, slots=True)
+class Cap:
+    """So many connections, and the pools that share them.
+
+    Attributes:
+        limit: Connections at most.
+        taken: Connections that there are.
+        leaving: Those of them that are being closed to make room.
+        quotas: The shares of the pools under this cap.
+    """
+
+    limit: int
+    taken: int = 0
+    leaving: int = 0
+    quotas: list[Quota] = field(default_factory=list)
+
+    @property
+    def full(self) -> bool:
+        """True where there is no room for another connection."""
+        return self.taken >= self.limit
+
+    @property
+    def lacks_room(self) -> bool:
+        """True where more pools are in line than connections are being closed for them."""
+        return self.full and self.leaving < sum(quota.in_line for quota in self.quotas)
+
+
+class Quota:
+    """One pool's share of its caps: first come, first served, across all the pools.
+
+    A pool asks before it makes a connection and tells when one is gone. Who is refused is in line;
+    when room comes, the one whose first waiter came first is served first. All of it is decided
+    synchronously, so nobody slips in between.
+
+    Attributes:
+        in_line: True while the pool has been refused and waits for room.
+    """
+
+    def __init__(self, caps: list[Cap]) -> None:
+        self._caps = caps
+        self._member: Member | None = None
+        self.in_line = False
+        for cap in caps:
+            cap.quotas.append(self)
+
+    def join(self, member: Member) -> None:
+        """Serve this pool from now on (again, after a close and an open)."""
+        self._member = member
+        self.in_line = False
+
+    def take(self, *, for_waiter: bool) -> bool:
+        """Take room for one connection; False puts the pool in line, if for a waiter.
+
+        A connection that only refills the pool takes room that nobody waits for.
+        """
+        full = [cap for cap in self._caps if cap.full]
+        if not full:
+            if for_waiter or not self._rivals(lambda _: True):
+                for cap in self._caps:
+                    cap.taken += 1
+                self.in_line = False
+                return True
+            return False
+        if for_waiter:
+            self.in_line = True
+            for cap in full:
+                if cap.lacks_room:
+                    _close_an_idle_one(cap)
+        return False
+
+    def give(self) -> None:
+        """Give one connection's room back, to the first in line."""
+        for cap in self._caps:
+            cap.taken -= 1
+            cap.leaving = max(0, cap.leaving - 1)
+        for quota in sorted(self._all_in_line(), key=Quota._since):  # noqa: SLF001 - one of us
+            quota._look_again()  # noqa: SLF001
+
+    def claims_room(self) -> bool:
+        """Tell whether this pool's returned connection must be closed for an older waiter."""
+        own = self._since()
+        lacking = [cap for cap in self._caps if cap.lacks_room]
+        if not lacking or not self._rivals(lambda rival: rival._since() < own):  # noqa: SLF001
+            return False
+        for cap in lacking:
+            cap.leaving += 1
+        return True
+
+    def _rivals(self, count: Callable[[Quota], bool]) -> list[Quota]:
+        """Those in line for a full cap of ours, or for whom any room of ours would do."""
+        return [
+            quota
+            for quota in self._all_in_line()
+            if quota is not self
+            and quota._member is not None
+            and quota._since() < float("inf")
+            and all(not cap.full or cap in self._caps for cap in quota._caps)
+            and count(quota)
+        ]
+
+    def _all_in_line(self) -> set[Quota]:
+        return {quota for cap in self._caps for quota in cap.quotas if quota.in_line}
+
+    def _since(self) -> float:
+        since = None if self._member is None else self._member.oldest_wait()
+        return float("inf") if since is None else since
+
+    def _look_again(self) -> None:
+        self.in_line = False
+        if self._member is not None:
+            self._member.dispatch()
+
+
+def _close_an_idle_one(cap: Cap) -> None:
+    """Let the pool with the least recently used idle connection under a cap close it."""
+    idle = [
+        (since, index, quota._member)  # noqa: SLF001 - one of us
+        for index, quota in enumerate(cap.quotas)
+        if quota._member is not None and (since := quota._member.idle_since()) is not None  # noqa: SLF001
+    ]
+    if idle:
+        cap.leaving += 1
+        min(idle)[2].make_room()

@@ -1,0 +1,57 @@
+"""Cheap snapshots of the call stack, formatted only if somebody reads them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import traceback
+from types import CodeType
+
+__all__ = ["Stack", "capture", "render"]
+
+Stack = tuple[tuple[CodeType, int], ...]
+
+_DEPTH = 12
+"""Frames kept; enough to find the caller, few enough to take on every lease."""
+
+_MACHINERY = (
+    os.path.dirname(asyncio.__file__) + os.sep,
+    os.path.dirname(__file__) + os.sep,
+    contextlib.__file__,
+)
+
+
+def capture(skip: int) -> Stack:
+    """Remember the running code's callers, without their locals, leaving out `skip` frames."""
+    frames: list[tuple[CodeType, int]] = []
+    frame = sys._getframe(skip + 1)  # noqa: SLF001 - the cheap way, as in logging and warnings
+    while frame is not None and len(frames) < _DEPTH:
+        frames.append((frame.f_code, frame.f_lasti))
+        frame = frame.f_back  # type: ignore[assignment] # None ends the loop
+    return tuple(frames)
+
+
+def render(stack: Stack) -> str:
+    """Format a stack like a traceback, oldest call first, without the machinery's frames."""
+    summary = traceback.StackSummary.from_list(
+        [
+            (code.co_filename, _line(code, instruction), code.co_qualname, None)
+            for code, instruction in reversed(stack)
+            if not _is_machinery(code)
+        ]
+    )
+    return "".join(summary.format()).rstrip()
+
+
+def _line(code: CodeType, instruction: int) -> int:
+    for start, end, line in code.co_lines():
+        if start <= instruction < end and line is not None:
+            return line
+    return code.co_firstlineno
+
+
+def _is_machinery(code: CodeType) -> bool:
+    """Tell the frames of the event loop and of this package, which say nothing to a reader."""
+    return code.co_filename.startswith(_MACHINERY)

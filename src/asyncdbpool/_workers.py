@@ -1,0 +1,168 @@
+"""The bounded executor: one thread for each blocking connection, answers delivered in batches."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+
+import anyio
+
+__all__ = ["Executor", "Job", "Worker"]
+
+Done = Callable[[Any, BaseException | None], None]
+
+
+class Job:
+    """One call to make on a worker's thread, and whom to tell of its end."""
+
+    __slots__ = ("done", "dropped", "error", "started", "value", "work")
+
+    def __init__(self, work: Callable[[], Any], done: Done) -> None:
+        self.work: Callable[[], Any] | None = work
+        self.done = done
+        self.dropped = False  # set by the loop: nobody wants it any more
+        self.started = False  # set by the worker
+        self.value: Any = None  # set by the worker, read by the loop once it is told
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Make the call and keep its outcome, with nothing of the driver's left in the frames."""
+        work, self.work = self.work, None
+        self.started = True
+        if self.dropped or work is None:
+            return
+        try:
+            self.value = work()
+        except BaseException as error:  # noqa: BLE001 - it is raised again where it is awaited
+            self.error = error
+            _forget_locals(error)
+
+
+class Worker:
+    """A thread that makes the calls of one connection, one after the other, in their order.
+
+    PEP 249 modules of `threadsafety` 0 and 1 are safe with it, and sqlite3 needs it.
+    """
+
+    def __init__(self, executor: Executor, name: str) -> None:
+        self._executor = executor
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self.last_will: Callable[[], None] | None = None
+        """Closes the connection; run on the thread where no event loop is left to ask for it."""
+        self._thread = threading.Thread(target=self._live, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """True until the thread has ended."""
+        return self._thread.is_alive()
+
+    def submit(self, work: Callable[[], Any], done: Done) -> Job:
+        """Queue a call; `done(value, error)` runs on the event loop afterwards."""
+        job = Job(work, done)
+        self._jobs.put(job)
+        return job
+
+    def dismiss(self) -> None:
+        """Let the thread end once everything queued so far is done."""
+        self._executor.workers.discard(self)
+        self._executor.leaving.add(self)
+        self._jobs.put(None)
+
+    def _live(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job.run()
+            delivered = self._executor.deliver(job)
+            del job  # an idle thread holds nothing of the last call
+            if not delivered:
+                break
+        if self.last_will is not None:
+            self.last_will()
+
+
+class Executor:
+    """The worker threads of one open pool; there are never more than `limit` of them.
+
+    Attributes:
+        limit: Threads at most; the pool moves it when it is resized.
+        workers: The threads that serve a connection.
+        leaving: Those that were dismissed, until they are seen to have ended.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, limit: int, name: str) -> None:
+        self._loop = loop
+        self._name = name
+        self._hired = 0
+        self.limit = limit
+        self.workers: set[Worker] = set()
+        self.leaving: set[Worker] = set()
+        self._finished: deque[Job] = deque()  # appended to by workers, emptied by the loop
+        self._woken = False  # set by workers, cleared by the loop
+
+    def hire(self) -> Worker:
+        """Start a thread for one more connection."""
+        if len(self.workers) >= self.limit:
+            raise RuntimeError(f"{self._name}: all {self.limit} worker threads are taken")
+        self.leaving = {worker for worker in self.leaving if worker.alive}
+        self._hired += 1
+        worker = Worker(self, f"{self._name}-{self._hired}")
+        self.workers.add(worker)
+        return worker
+
+    async def wind_up(self, patience: float = 1.0) -> None:
+        """Wait until the dismissed threads have ended; one stuck in its driver is left behind."""
+        deadline = self._loop.time() + patience
+        while any(worker.alive for worker in self.leaving) and self._loop.time() < deadline:
+            await anyio.sleep(0.001)
+        self.leaving = {worker for worker in self.leaving if worker.alive}
+
+    def deliver(self, job: Job) -> bool:
+        """Tell the loop of a finished job, from a worker; False where the loop is closed.
+
+        One wake-up serves all jobs that end before the loop gets to it. The order (append, then
+        look; clear, then empty) makes sure that none is left behind.
+        """
+        self._finished.append(job)
+        if not self._woken:
+            self._woken = True
+            try:
+                self._loop.call_soon_threadsafe(self._drain)
+            except RuntimeError:
+                self._woken = False
+                return False
+        return not self._loop.is_closed()
+
+    def _drain(self) -> None:
+        self._woken = False
+        while self._finished:
+            job = self._finished.popleft()
+            try:
+                job.done(job.value, job.error)
+            except BaseException:
+                if self._finished and not self._woken:  # the others must not suffer
+                    self._woken = True
+                    self._loop.call_soon(self._drain)
+                raise
+
+
+def _forget_locals(error: BaseException) -> None:
+    """Clear the frames of an exception that is about to leave its thread.
+
+    A driver's cursor in a frame's locals would otherwise die on the event loop's thread, where
+    sqlite3 waits for the running statement while it holds the GIL.
+    """
+    seen: set[int] = set()
+    chain: list[BaseException | None] = [error]
+    while chain:
+        link = chain.pop()
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            traceback.clear_frames(link.__traceback__)
+            chain += [link.__cause__, link.__context__]
+    if error.__traceback__ is not None:
+        error.__traceback__ = error.__traceback__.tb_next  # this module's own frame

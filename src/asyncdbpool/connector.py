@@ -1,0 +1,210 @@
+"""DatabaseConnector: pools by host and database, with credentials by host and shared caps."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, ItemsView, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from asyncdbpool._options import Cleanup, Credentials, checked_size
+from asyncdbpool._quota import Cap, Quota
+from asyncdbpool.drivers import Driver, find_driver
+from asyncdbpool.errors import PoolClosed, UnknownHost
+from asyncdbpool.pool import DEFAULT, Borrowing, ConnectionPool, Default, Transacting
+from asyncdbpool.stats import PoolStats
+
+__all__ = ["DatabaseConnector"]
+
+Key = tuple[str, str | None]
+
+
+class DatabaseConnector(Mapping[Key, ConnectionPool]):
+    """A registry of pools, one for each database on each host.
+
+    Args:
+        module: The PEP 249 module, or any object with a `connect`.
+        credentials: Connect keywords by host: a mapping, or a callable (sync or async) that
+            returns one and is asked once for each physical connect. `"default"` serves the hosts
+            without an entry. An entry's own host wins over its key, so keys can be aliases.
+        conn_pool: The class of the pools.
+        max_per_host: Connections at most to one host, over all its databases.
+        max_total: Connections at most, over all hosts.
+        driver: As for `ConnectionPool`.
+        **options: Everything else goes to every pool.
+
+    Both caps are shared first come, first served; a pool's idle connection is closed to make room
+    for a busy sibling.
+
+    Raises:
+        TypeError: A wrong type; the error names the option.
+        ValueError: An impossible value; the error names the option.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        credentials: Mapping[str, Mapping[str, Any] | Credentials],
+        *,
+        conn_pool: Callable[..., ConnectionPool] = ConnectionPool,
+        max_per_host: int | None = None,
+        max_total: int | None = None,
+        driver: Driver | None = None,
+        **options: Any,
+    ) -> None:
+        if not isinstance(credentials, Mapping):
+            raise TypeError(f"credentials must be a mapping, not {type(credentials).__name__}")
+        for host, entry in credentials.items():
+            if not isinstance(entry, Mapping) and not callable(entry):
+                raise TypeError(
+                    f"credentials for {host!r} must be a mapping or a callable that returns one, "
+                    f"not {type(entry).__name__}"
+                )
+        for name, limit in (("max_per_host", max_per_host), ("max_total", max_total)):
+            if limit is not None:
+                checked_size(name, limit, least=1)
+        if not callable(conn_pool):
+            raise TypeError(f"conn_pool must be a class, not {type(conn_pool).__name__}")
+        self._module = module
+        self._driver = driver or find_driver(module)
+        self._credentials = dict(credentials)
+        self._conn_pool = conn_pool
+        self._options = options
+        self._max_per_host = max_per_host
+        self._total = None if max_total is None else Cap(max_total)
+        self._hosts: dict[str, Cap] = {}
+        self._pools: dict[Key, ConnectionPool] = {}
+        self._closed = False
+        ConnectionPool(module, driver=self._driver, **options)  # wrong options fail here and now
+
+    def get(  # type: ignore[override] # the classic name; as a mapping, use `connector[host, db]`
+        self, host: str, dbname: str | None = None
+    ) -> ConnectionPool:
+        """Return the pool for a database, made on first use; no I/O.
+
+        Args:
+            host: A key of the credentials, or any host if there is a `"default"`.
+            dbname: The database; it goes to the driver under the driver's own keyword. None
+                leaves it to the credentials.
+
+        Raises:
+            UnknownHost: Neither the host nor a default is there.
+            PoolClosed: The connector is closed.
+        """
+        pool = self._pools.get((host, dbname))
+        if pool is None:
+            if self._closed:
+                raise PoolClosed("the connector is closed; enter it again with `async with`")
+            pool = self._pools[host, dbname] = self._make(host, dbname)
+        return pool
+
+    def _make(self, host: str, dbname: str | None) -> ConnectionPool:
+        entry = self.credentials_for(host)
+        kwargs: dict[str, Any] = {}
+        if self._driver.host_keyword is not None:
+            kwargs[self._driver.host_keyword] = host
+        options = dict(self._options)
+        if isinstance(entry, Mapping):
+            kwargs.update(entry)
+        else:
+            options["credentials"] = entry
+        if dbname is not None:
+            kwargs[self._driver.database_keyword] = dbname
+        given = options.pop("connect_kwargs", None) or {}
+        options.setdefault("name", f"{host}/{dbname}" if dbname is not None else host)
+        pool = self._conn_pool(
+            self._module, driver=self._driver, connect_kwargs={**given, **kwargs}, **options
+        )
+        caps = [] if self._total is None else [self._total]
+        if self._max_per_host is not None:
+            caps.append(self._hosts.setdefault(host, Cap(self._max_per_host)))
+        pool._quota = Quota(caps)  # noqa: SLF001 - ours, and not open yet
+        return pool
+
+    def credentials_for(self, host: str) -> Mapping[str, Any] | Credentials:
+        """Return a host's entry as it stands, or the default one.
+
+        Raises:
+            UnknownHost: Neither is there; the message names the hosts that are.
+        """
+        for key in (host, "default"):
+            if key in self._credentials:
+                return self._credentials[key]
+        raise UnknownHost(
+            f"no credentials for host {host!r} and no 'default'; there are: "
+            f"{', '.join(map(repr, sorted(self._credentials))) or 'none'}"
+        )
+
+    def connection(
+        self,
+        host: str,
+        dbname: str | None = None,
+        *,
+        timeout: float | None | Default = DEFAULT,
+        cleanup: Cleanup | Default = DEFAULT,
+    ) -> Borrowing:
+        """Borrow a connection to a database for an `async with` block."""
+        return self.get(host, dbname).connection(timeout=timeout, cleanup=cleanup)
+
+    def transaction(
+        self,
+        host: str,
+        dbname: str | None = None,
+        *,
+        timeout: float | None | Default = DEFAULT,
+        cleanup: Cleanup | Default = DEFAULT,
+    ) -> Transacting:
+        """Borrow a connection for a block that commits on success and rolls back on an error."""
+        return self.get(host, dbname).transaction(timeout=timeout, cleanup=cleanup)
+
+    # All of the pools
+
+    async def close(self, timeout: float | None = 10.0) -> None:
+        """Close every pool, side by side, as `ConnectionPool.close()` does."""
+        self._closed = True
+        await asyncio.gather(*(pool.close(timeout) for pool in self._pools.values()))
+
+    async def clear(self) -> None:
+        """Clear every pool, as `ConnectionPool.clear()` does."""
+        await asyncio.gather(*(pool.clear() for pool in self._pools.values()))
+
+    def stats(self) -> dict[Key, PoolStats]:
+        """Take the figures of every pool."""
+        return {key: pool.stats() for key, pool in self._pools.items()}
+
+    async def __aenter__(self) -> Self:
+        self._closed = False
+        for pool in self._pools.values():
+            await pool.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    # A mapping of (host, dbname) to pool
+
+    def __getitem__(self, key: Key) -> ConnectionPool:
+        return self._pools[key]
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._pools)
+
+    def __len__(self) -> int:
+        return len(self._pools)
+
+    def __contains__(self, key: object) -> bool:
+        """Tell whether there is a pool for a `(host, dbname)`, or any for a host."""
+        return key in self._pools or any(host == key for host, _ in self._pools)
+
+    def items(self) -> ItemsView[Key, ConnectionPool]:
+        """Return the pools by their keys."""
+        return self._pools.items()
+
+    def __repr__(self) -> str:
+        label = getattr(self._module, "__name__", type(self._module).__name__)
+        return f"<{type(self).__name__} of {label}: {len(self)} pools>"

@@ -1,0 +1,35 @@
+"""What PEP 249 cannot say, one small file for each family of drivers; found by module name."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from asyncdbpool.drivers.dbapi import Driver
+
+__all__ = ["Driver", "find_driver"]
+
+_KNOWN = {
+    "sqlite3": "asyncdbpool.drivers.sqlite3:SQLite3Driver",
+    "psycopg2": "asyncdbpool.drivers.psycopg2:Psycopg2Driver",
+    "MySQLdb": "asyncdbpool.drivers.mysqldb:MySQLdbDriver",
+}
+
+
+def find_driver(module: Any) -> Driver:
+    """Make the driver for a PEP 249 module.
+
+    Looks among the library's own, then among those that other packages register in the
+    entry-point group `asyncdbpool.drivers` (the entry point's name is the module's name, its
+    value a `Driver` subclass), and takes the generic one where nobody knows the module.
+    """
+    name = getattr(module, "__name__", type(module).__name__)
+    if name in _KNOWN:
+        path, _, attribute = _KNOWN[name].partition(":")
+        made: Driver = getattr(import_module(path), attribute)(module)
+        return made
+    for entry in entry_points(group="asyncdbpool.drivers", name=name):
+        registered: Driver = entry.load()(module)
+        return registered
+    return Driver(module)

@@ -1,0 +1,203 @@
+"""The generic driver: any PEP 249 module, with nothing assumed that the PEP does not promise."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+__all__ = ["Driver", "error_text", "system_says"]
+
+_TRANSIENT = (errno.ECONNREFUSED, errno.ECONNRESET, errno.ETIMEDOUT, errno.EPIPE)
+
+
+class Driver:
+    """What the pool has to know about a driver beyond PEP 249.
+
+    Subclass it for a module that the library does not know, and give it as
+    `ConnectionPool(module, driver=...)` or register it in the entry-point group
+    `asyncdbpool.drivers`. Every method that takes `raw`, the driver's own connection, runs on that
+    connection's thread. The defaults are right, if slow, for any PEP 249 module.
+
+    Attributes:
+        module: The PEP 249 module, or any object with a `connect`.
+        host_keyword: The keyword of `connect()` for the host; None where there are no hosts.
+        database_keyword: The keyword of `connect()` for the database's name.
+        timeout_keyword: The keyword of `connect()` for its own timeout in seconds, if it has one.
+        can_reset: Whether `reset()` works; where not, `cleanup="reset"` closes the connection.
+        session_attributes: Attributes that one borrower's methods may change and the next must
+            find as they were.
+    """
+
+    host_keyword: ClassVar[str | None] = "host"
+    database_keyword: ClassVar[str] = "database"
+    timeout_keyword: ClassVar[str | None] = None
+    can_reset: ClassVar[bool] = False
+    session_attributes: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, module: Any) -> None:
+        if not callable(getattr(module, "connect", None)):
+            raise TypeError(
+                f"{module!r} has no connect(); give a PEP 249 module such as sqlite3 or psycopg2"
+            )
+        self.module = module
+        self.containers: dict[type, type] = {}  # what fetchall() gives, by the cursor's class
+
+    # Connecting
+
+    def connect(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Make a connection; blocking."""
+        return self.module.connect(*args, **kwargs)
+
+    def with_timeout(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], seconds: float
+    ) -> dict[str, Any]:
+        """Add the driver's own connect timeout, unless the user has set one.
+
+        Without it a thread stays in `connect()` long after a network that swallowed its packets
+        has healed.
+        """
+        asked = dict(kwargs)
+        if self.timeout_keyword is not None and seconds != float("inf"):
+            asked.setdefault(self.timeout_keyword, max(1, round(seconds)))
+        return asked
+
+    def close(self, raw: Any) -> None:
+        """Close the connection."""
+        raw.close()
+
+    def fileno(self, raw: Any) -> int | None:
+        """Tell the connection's socket, or None where the driver does not."""
+        fileno = getattr(raw, "fileno", None)
+        try:
+            number = fileno() if callable(fileno) else None
+        except Exception:  # noqa: BLE001 - whatever it raises, there is no number to be had
+            return None
+        return number if isinstance(number, int) and number >= 0 else None
+
+    # Transactions
+
+    def in_transaction(self, raw: Any) -> bool | None:  # noqa: ARG002 - for the drivers that know
+        """Tell without I/O whether a transaction is open; None where nobody can say."""
+        return None
+
+    def begin(self, raw: Any) -> None:
+        """Open a transaction, if the connection does not do it by itself (PEP 249 says it does)."""
+
+    def commit(self, raw: Any) -> None:
+        """Commit."""
+        raw.commit()
+
+    def rollback(self, raw: Any) -> None:
+        """Roll back; a database without transactions may have no such method (PEP 249)."""
+        rollback = getattr(raw, "rollback", None)
+        if rollback is not None:
+            rollback()
+
+    def savepoint(self, raw: Any, name: str) -> None:
+        """Set a savepoint."""
+        self.run(raw, f"SAVEPOINT {name}")
+
+    def release_savepoint(self, raw: Any, name: str) -> None:
+        """Keep what was done since the savepoint."""
+        self.run(raw, f"RELEASE SAVEPOINT {name}")
+
+    def rollback_savepoint(self, raw: Any, name: str) -> None:
+        """Undo what was done since the savepoint, and forget it."""
+        self.run(raw, f"ROLLBACK TO SAVEPOINT {name}")
+        self.run(raw, f"RELEASE SAVEPOINT {name}")
+
+    def run(self, raw: Any, sql: str) -> None:
+        """Run a statement for its effect."""
+        cursor = raw.cursor()
+        try:
+            cursor.execute(sql)
+        finally:
+            cursor.close()
+
+    # Sessions
+
+    def ping(self, raw: Any) -> None:
+        """Prove by a round trip that the server answers, or raise; leave no transaction behind."""
+        cursor = raw.cursor()
+        try:
+            cursor.execute("SELECT 1")
+            cursor.fetchall()
+        finally:
+            cursor.close()
+        self.rollback(raw)
+
+    def remember(self, raw: Any) -> Any:
+        """Take down what `restore()` has to bring back: how the session is set up."""
+        return {
+            name: getattr(raw, name) for name in self.session_attributes if hasattr(raw, name)
+        }
+
+    def restore(self, raw: Any, memory: Any) -> None:
+        """Set up the session as it was, without I/O where nothing has changed."""
+        for name, value in memory.items():
+            if getattr(raw, name) != value:
+                setattr(raw, name, value)
+
+    def reset(self, raw: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Reset the whole session in the database's own way.
+
+        Args:
+            raw: The driver's connection.
+            args: The positional arguments that it was made with.
+            kwargs: The keyword arguments that it was made with.
+        """
+        raise NotImplementedError
+
+    # Rows
+
+    def reads_ahead(self, cursor_class: type) -> bool:
+        """Tell whether rows may be fetched before they are asked for.
+
+        Not where a cursor has ways of its own to fetch (as data frames, say), which would miss
+        the rows read ahead: there the first rows come with the first call for them.
+        """
+        return not any(
+            name.startswith("fetch") and name not in ("fetchone", "fetchmany", "fetchall")
+            for name in dir(cursor_class)
+        )
+
+    def gives_rows(self, cursor: Any) -> bool:
+        """Tell whether the statement just run has rows to fetch."""
+        return cursor.description is not None
+
+    def fetch(self, cursor: Any, count: int, into: deque[Any]) -> type:
+        """Append up to `count` rows, fewer at the end, and return `fetchmany()`'s container."""
+        rows = cursor.fetchmany(count)
+        into.extend(rows)
+        return type(rows)
+
+    # Errors
+
+    def is_disconnect(self, error: BaseException, raw: Any) -> bool:  # noqa: ARG002
+        """Tell whether this error means that the connection is of no more use.
+
+        That is a lost connection, or a server that became read-only.
+        """
+        return isinstance(error, ConnectionError)
+
+    def is_transient(self, error: BaseException) -> bool:
+        """Tell whether a failed connect may succeed soon; what is unknown is permanent."""
+        return isinstance(error, (ConnectionError, TimeoutError, socket.timeout))
+
+
+def error_text(error: BaseException) -> str:
+    """Return an error's message in lower case, to look for certain words."""
+    return str(error).lower()
+
+
+def system_says(error: BaseException) -> bool:
+    """Tell whether an error repeats the operating system's words for a transient failure.
+
+    Compared with `os.strerror`, so it holds in any language of the C library.
+    """
+    text = str(error)
+    return any(os.strerror(number) in text for number in _TRANSIENT)

@@ -1,0 +1,111 @@
+"""psycopg2: PostgreSQL through libpq."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from asyncdbpool.drivers.dbapi import Driver, error_text, system_says
+
+__all__ = ["Psycopg2Driver"]
+
+_IDLE = 0  # psycopg2.extensions.TRANSACTION_STATUS_IDLE
+_UNKNOWN = 4
+
+_LOST = frozenset({"57P01", "57P02", "57P03", "25006"})
+"""Shut down, crashed, cannot connect now; read-only after a failover."""
+
+_SOON = frozenset({"57P03", "53300"})
+"""Starting up or in recovery; too many connections."""
+
+_SOON_IN_ENGLISH = (
+    "timeout expired",
+    "server closed the connection unexpectedly",
+    "the database system is starting up",
+    "the database system is shutting down",
+    "the database system is in recovery mode",
+    "the database system is not yet accepting connections",
+    "too many clients already",
+    "remaining connection slots are reserved",
+    "too many connections for",
+)
+"""psycopg2's connect errors carry no SQLSTATE; a server that speaks another language is treated
+as failing for good."""
+
+
+class Psycopg2Driver(Driver):
+    """psycopg2 knows its transaction's state from every answer, and its socket."""
+
+    database_keyword: ClassVar[str] = "dbname"
+    can_reset: ClassVar[bool] = True
+    session_attributes: ClassVar[tuple[str, ...]] = (
+        "autocommit",
+        "isolation_level",
+        "readonly",
+        "deferrable",
+        "cursor_factory",
+    )
+
+    def with_timeout(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], seconds: float
+    ) -> dict[str, Any]:
+        """Give libpq a timeout of its own: whole seconds, two at least."""
+        asked = dict(kwargs)
+        dsn = str(args[0] if args else kwargs.get("dsn", ""))
+        if "connect_timeout" not in dsn and math.isfinite(seconds):
+            asked.setdefault("connect_timeout", max(2, math.ceil(seconds)))
+        return asked
+
+    def in_transaction(self, raw: Any) -> bool | None:
+        """Libpq tracks the state; anything but idle wants a rollback."""
+        status = raw.info.transaction_status
+        return None if status == _UNKNOWN else bool(status != _IDLE)
+
+    def begin(self, raw: Any) -> None:
+        """Begin by hand in autocommit; otherwise the first statement does."""
+        if raw.autocommit:
+            self.run(raw, "BEGIN")
+
+    def commit(self, raw: Any) -> None:
+        """Commit; in autocommit the module's own `commit()` ignores what a statement began."""
+        if raw.autocommit and raw.info.transaction_status != _IDLE:
+            self.run(raw, "COMMIT")
+        raw.commit()
+
+    def rollback(self, raw: Any) -> None:
+        """Roll back, as in `commit()`."""
+        if raw.autocommit and raw.info.transaction_status != _IDLE:
+            self.run(raw, "ROLLBACK")
+        raw.rollback()
+
+    def reset(
+        self,
+        raw: Any,
+        args: tuple[Any, ...],  # noqa: ARG002 - the server needs no credentials for it
+        kwargs: Mapping[str, Any],  # noqa: ARG002
+    ) -> None:
+        """`DISCARD ALL`, which wants to be outside of a transaction, and the module's own reset.
+
+        The latter sets again what the module relies on (`DateStyle`).
+        """
+        self.rollback(raw)
+        raw.autocommit = True
+        self.run(raw, "DISCARD ALL")
+        raw.reset()
+
+    def gives_rows(self, cursor: Any) -> bool:
+        """A named cursor has its description only after the first fetch."""
+        return cursor.description is not None or cursor.name is not None
+
+    def is_disconnect(self, error: BaseException, raw: Any) -> bool:
+        """A closed connection, an administrator's shutdown, or a server that became read-only."""
+        code = getattr(error, "pgcode", None) or ""
+        return bool(raw.closed) or code in _LOST or code.startswith("08")
+
+    def is_transient(self, error: BaseException) -> bool:
+        """Refused, reset, timed out, starting up, in recovery, too many connections."""
+        if getattr(error, "pgcode", None) is not None:
+            return error.pgcode in _SOON  # type: ignore[attr-defined]
+        text = error_text(error)
+        return system_says(error) or any(words in text for words in _SOON_IN_ENGLISH)
