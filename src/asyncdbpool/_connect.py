@@ -68,8 +68,8 @@ class Owner(Protocol):
     ) -> Job:
         """Hand a job to the connection's worker."""
 
-    def wanted(self, record: Record) -> bool:
-        """Tell whether somebody still wants the connection that is being made."""
+    def wanted(self) -> bool:
+        """Tell whether somebody still wants a connection that is being made."""
 
     def connected(self, record: Record, session: Session) -> None:
         """Take a connection over."""
@@ -92,13 +92,17 @@ class Connecting:
         self._owner = owner
         self._record = record
         self.outcome: asyncio.Future[BaseException | None] = owner.loop.create_future()
+        self._stopped = asyncio.Event()
+
+    def stop_retrying(self) -> None:
+        """Give up, if it waits for its next attempt."""
+        self._stopped.set()
 
     async def run(self) -> None:
         """Connect, retrying what is transient, and tell the pool how it ended."""
-        owner, record = self._owner, self._record
+        owner = self._owner
         delays = backoff(first=0.1, most=2.0)
         give_up_at = owner.loop.time() + owner.options.retry_connect
-        error: BaseException | None
         try:
             while (error := await self._attempt()) is not None:
                 delay = next(delays)
@@ -106,11 +110,13 @@ class Connecting:
                     self.outcome.done()
                     or not owner.driver.is_transient(error)
                     or owner.loop.time() + delay > give_up_at
-                    or not owner.wanted(record)
                 ):
                     break
                 owner.connect_error = error
-                await anyio.sleep(delay)
+                with anyio.move_on_after(delay):
+                    await self._stopped.wait()
+                if not owner.wanted():
+                    break
         except asyncio.CancelledError:  # the loop is being shut down
             error = PoolError(f"pool {owner.name!r}: connecting was cancelled")
             self._tell(error)
@@ -158,16 +164,9 @@ class Connecting:
             if owner.options.credentials is not None:
                 given = await self._on_thread(owner.options.credentials)
                 kwargs = {**kwargs, **(await given if inspect.isawaitable(given) else given)}
+            timeout = owner.options.connect_timeout
             session: Session = await self._on_thread(
-                partial(
-                    _open,
-                    record.worker,
-                    owner.driver,
-                    owner.arguments.args,
-                    kwargs,
-                    owner.options.connect_timeout,
-                    owner.options.setup,
-                )
+                partial(_open, record.worker, owner, kwargs, timeout=timeout)
             )
         except asyncio.CancelledError:
             raise
@@ -176,9 +175,7 @@ class Connecting:
         return session, None
 
     async def _on_thread(self, work: Callable[[], Any]) -> Any:
-        answer: asyncio.Future[tuple[Any, BaseException | None]] = (
-            self._owner.loop.create_future()
-        )
+        answer: asyncio.Future[tuple[Any, BaseException | None]] = self._owner.loop.create_future()
 
         def told(value: Any, error: BaseException | None) -> None:
             if not answer.cancelled():
@@ -191,17 +188,11 @@ class Connecting:
         return value
 
 
-def _open(
-    worker: Worker,
-    driver: Driver,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    timeout: float,
-    setup: Callable[[Any], object] | None,
-) -> Session:
+def _open(worker: Worker, owner: Owner, kwargs: Mapping[str, Any], *, timeout: float) -> Session:
     """Make and set up a connection, on its own thread."""
+    driver, args = owner.driver, owner.arguments.args
     session = Session(driver, args, driver.with_timeout(args, kwargs, timeout))
-    session.prepare(setup)
+    session.prepare(owner.options.setup)
     worker.last_will = session.close
     return session
 

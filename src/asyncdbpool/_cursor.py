@@ -68,14 +68,16 @@ class CursorCore:
         core = cls(session, (), {})
         core.raw = raw
         session.cursors.add(core)
-        core._take_note()  # noqa: SLF001 - it is one of us
-        core._read_ahead()  # noqa: SLF001
+        core._take_note()
+        core._read_ahead()
         return core
 
     @property
     def arraysize(self) -> Any:
         """Rows that `fetchmany()` gives unless told."""
-        return self.kept["arraysize"] if "arraysize" in self.kept else self.raw.arraysize
+        if "arraysize" in self.kept:
+            return self.kept["arraysize"]
+        return self.raw.arraysize
 
     @property
     def finished(self) -> bool:

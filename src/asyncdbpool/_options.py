@@ -40,6 +40,11 @@ class Options:
     credentials: Credentials | None
 
     def __post_init__(self) -> None:
+        self._check_sizes()
+        self._check_times()
+        self._check_hooks()
+
+    def _check_sizes(self) -> None:
         checked_size("min_size", self.min_size, least=0)
         checked_size("max_size", self.max_size, least=1)
         if self.max_size < self.min_size:
@@ -50,6 +55,8 @@ class Options:
         for name, least in (("max_uses", 1), ("max_waiting", 0), ("connect_limit", 1)):
             if getattr(self, name) is not None:
                 checked_size(name, getattr(self, name), least=least)
+
+    def _check_times(self) -> None:
         for name in ("max_idle", "max_age", "retry_connect", "check_after"):
             checked_seconds(name, getattr(self, name))
         for name in ("connect_timeout", "check_timeout", "cancel_grace"):
@@ -59,6 +66,8 @@ class Options:
                 checked_seconds(name, getattr(self, name), positive=True)
         if self.timeout is not None:
             checked_seconds("timeout", self.timeout)
+
+    def _check_hooks(self) -> None:
         for name in ("setup", "credentials"):
             hook = getattr(self, name)
             if hook is not None and not callable(hook):
@@ -66,12 +75,8 @@ class Options:
         if self.check not in ("auto", "always", None) and not callable(self.check):
             raise _unsuitable("check", self.check, '"auto", "always", None or a callable')
         checked_cleanup(self.cleanup)
-        for name in ("setup", "check", "cleanup"):
-            if inspect.iscoroutinefunction(getattr(self, name)):
-                raise TypeError(
-                    f"{name} is a coroutine function, but it runs on the connection's own thread; "
-                    "give a plain function that uses the driver's blocking connection"
-                )
+        for name in ("setup", "check"):
+            refuse_coroutine_function(name, getattr(self, name))
 
 
 def checked_size(name: str, value: object, *, least: int) -> int:
@@ -97,6 +102,16 @@ def checked_cleanup(value: object) -> None:
     """Accept what `cleanup` can be, or raise an error that says it."""
     if value not in ("rollback", "reset", None) and not callable(value):
         raise _unsuitable("cleanup", value, '"rollback", "reset", None or a callable')
+    refuse_coroutine_function("cleanup", value)
+
+
+def refuse_coroutine_function(name: str, hook: object) -> None:
+    """Raise an error for a hook that could not run on a connection's thread."""
+    if inspect.iscoroutinefunction(hook):
+        raise TypeError(
+            f"{name} is a coroutine function, but it runs on the connection's own thread; "
+            "give a plain function that uses the driver's blocking connection"
+        )
 
 
 def _unsuitable(name: str, value: object, suitable: str) -> Exception:

@@ -28,7 +28,8 @@ def fetch_all(session: Session, sql: Any, params: Any) -> list[Any]:
                 return list(found)
             time.sleep(0)  # offers the GIL to the event loop
 
-    return _run(session, "execute", sql, params, rows)
+    found: list[Any] = _run(session, "execute", sql, params, rows)
+    return found
 
 
 def fetch_one(session: Session, sql: Any, params: Any) -> Any:
@@ -48,12 +49,14 @@ def fetch_val(session: Session, sql: Any, params: Any, column: Any) -> Any:
 
 def execute(session: Session, sql: Any, params: Any) -> int:
     """Run a statement and return its rowcount, -1 where it is not known."""
-    return _run(session, "execute", sql, params, _rowcount)
+    count: int = _run(session, "execute", sql, params, _rowcount)
+    return count
 
 
 def execute_many(session: Session, sql: Any, params: Any) -> int:
     """Run a statement once for each set of parameters and return the rowcount."""
-    return _run(session, "executemany", sql, params, _rowcount)
+    count: int = _run(session, "executemany", sql, params, _rowcount)
+    return count
 
 
 def _run(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -82,7 +81,7 @@ class Quota:
         """
         full = [cap for cap in self._caps if cap.full]
         if not full:
-            if for_waiter or not self._rivals(lambda _: True):
+            if for_waiter or not self._rivals():
                 for cap in self._caps:
                     cap.taken += 1
                 self.in_line = False
@@ -100,30 +99,27 @@ class Quota:
         for cap in self._caps:
             cap.taken -= 1
             cap.leaving = max(0, cap.leaving - 1)
-        for quota in sorted(self._all_in_line(), key=Quota._since):  # noqa: SLF001 - one of us
+        for quota in sorted(self._all_in_line(), key=Quota._since):
             quota._look_again()  # noqa: SLF001
 
     def claims_room(self) -> bool:
         """Tell whether this pool's returned connection must be closed for an older waiter."""
-        own = self._since()
         lacking = [cap for cap in self._caps if cap.lacks_room]
-        if not lacking or not self._rivals(lambda rival: rival._since() < own):  # noqa: SLF001
+        if not lacking or not self._rivals(before=self._since()):
             return False
         for cap in lacking:
             cap.leaving += 1
         return True
 
-    def _rivals(self, count: Callable[[Quota], bool]) -> list[Quota]:
-        """Those in line for a full cap of ours, or for whom any room of ours would do."""
-        return [
-            quota
+    def _rivals(self, before: float = float("inf")) -> bool:
+        """Tell whether somebody in line, since before a time, could use room of ours."""
+        return any(
+            quota is not self and quota._since() < before and quota._needs_only(self._caps)  # noqa: SLF001 - one of us
             for quota in self._all_in_line()
-            if quota is not self
-            and quota._member is not None
-            and quota._since() < float("inf")
-            and all(not cap.full or cap in self._caps for cap in quota._caps)
-            and count(quota)
-        ]
+        )
+
+    def _needs_only(self, caps: list[Cap]) -> bool:
+        return all(not cap.full or cap in caps for cap in self._caps)
 
     def _all_in_line(self) -> set[Quota]:
         return {quota for cap in self._caps for quota in cap.quotas if quota.in_line}

@@ -92,6 +92,11 @@ class Record:
     def __repr__(self) -> str:
         return f"<Record {self.state.value} uses={self.uses} pending={self.pending}>"
 
+    @property
+    def proven_at(self) -> float:
+        """Loop time at which it was last known to be alive."""
+        return max(self.idle_since, self.pinged_at)
+
     def move(self, state: State) -> None:
         """Enter another state; an illegal move is a bug of the pool's and raises."""
         if state not in MOVES[self.state]:

@@ -42,9 +42,7 @@ class Session:
         cursor_class: What `cursor()` makes, or None where it could not be told.
     """
 
-    def __init__(
-        self, driver: Driver, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, driver: Driver, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self.driver = driver
         self.raw = driver.connect(args, kwargs)
         if self.raw is None:

@@ -7,7 +7,8 @@ import contextlib
 import os
 import sys
 import traceback
-from types import CodeType
+from pathlib import Path
+from types import CodeType, FrameType
 
 __all__ = ["Stack", "capture", "render"]
 
@@ -17,8 +18,8 @@ _DEPTH = 12
 """Frames kept; enough to find the caller, few enough to take on every lease."""
 
 _MACHINERY = (
-    os.path.dirname(asyncio.__file__) + os.sep,
-    os.path.dirname(__file__) + os.sep,
+    str(Path(asyncio.__file__).parent) + os.sep,
+    str(Path(__file__).parent) + os.sep,
     contextlib.__file__,
 )
 
@@ -26,10 +27,10 @@ _MACHINERY = (
 def capture(skip: int) -> Stack:
     """Remember the running code's callers, without their locals, leaving out `skip` frames."""
     frames: list[tuple[CodeType, int]] = []
-    frame = sys._getframe(skip + 1)  # noqa: SLF001 - the cheap way, as in logging and warnings
+    frame: FrameType | None = sys._getframe(skip + 1)  # noqa: SLF001 - as logging does
     while frame is not None and len(frames) < _DEPTH:
         frames.append((frame.f_code, frame.f_lasti))
-        frame = frame.f_back  # type: ignore[assignment] # None ends the loop
+        frame = frame.f_back
     return tuple(frames)
 
 

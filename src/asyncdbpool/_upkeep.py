@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections.abc import Iterable
 from typing import Protocol
 
 from asyncdbpool._lease import Lease
 from asyncdbpool._options import Options
-from asyncdbpool._record import Record
+from asyncdbpool._stock import Stock
 
 __all__ = ["Upkeep"]
 
@@ -23,18 +22,8 @@ class Kept(Protocol):
     name: str
     loop: asyncio.AbstractEventLoop
     options: Options
-    idle: list[Record]
+    stock: Stock
     leases: dict[Lease, None]
-    refill_at: float
-
-    def spare(self) -> int:
-        """Tell how many connections there are above `min_size`."""
-
-    def expire(self, records: Iterable[Record], why: str) -> None:
-        """Close idle connections."""
-
-    def check(self, record: Record) -> None:
-        """Ping an idle connection."""
 
     def dispatch(self) -> None:
         """Make what is missing."""
@@ -73,16 +62,15 @@ class Upkeep:
         kept = self._kept()
         if kept is None:
             return
-        now = kept.loop.time()
-        options = kept.options
-        kept.expire([record for record in kept.idle if record.expires_at <= now], "max_age")
+        now, options, stock = kept.loop.time(), kept.options, kept.stock
+        stock.expire([record for record in stock.idle if record.expires_at <= now], "max_age")
         if options.max_idle:
-            unused = [r for r in kept.idle if r.idle_since + options.max_idle <= now]
-            kept.expire(unused[: max(0, kept.spare())], "max_idle")
+            unused = [r for r in stock.idle if r.idle_since + options.max_idle <= now]
+            stock.expire(unused[: max(0, stock.spare())], "max_idle")
         if options.keepalive is not None:
-            for record in tuple(kept.idle):
-                if max(record.idle_since, record.pinged_at) + options.keepalive <= now:
-                    kept.check(record)
+            for record in tuple(stock.idle):
+                if record.proven_at + options.keepalive <= now:
+                    stock.check(record)
         if options.leak_timeout is not None:
             for lease in kept.leases:
                 if not lease.reported and lease.taken_at + options.leak_timeout <= now:
@@ -100,22 +88,25 @@ def _fire(upkeep: weakref.ref[Upkeep]) -> None:
 
 def _next_due(kept: Kept) -> float:
     """Tell when something may be due, infinity if never."""
-    now, options = kept.loop.time(), kept.options
-    periods = [
-        period
-        for period in (options.max_idle, 0.95 * options.max_age, options.keepalive, options.leak_timeout)
-        if period
-    ]
-    due = now + min(periods, default=float("inf"))
-    for record in kept.idle:
-        if options.max_idle and kept.spare() > 0:
-            due = min(due, record.idle_since + options.max_idle)
+    now, options, stock = kept.loop.time(), kept.options, kept.stock
+    due = now + _period(options)
+    for record in stock.idle:
         due = min(due, record.expires_at)
+        if options.max_idle and stock.spare() > 0:
+            due = min(due, record.idle_since + options.max_idle)
         if options.keepalive is not None:
-            due = min(due, max(record.idle_since, record.pinged_at) + options.keepalive)
-    for lease in kept.leases:
-        if options.leak_timeout is not None and not lease.reported:
-            due = min(due, lease.taken_at + options.leak_timeout)
-    if kept.refill_at > now:
-        due = min(due, kept.refill_at)
+            due = min(due, record.proven_at + options.keepalive)
+    if options.leak_timeout is not None:
+        for lease in kept.leases:
+            if not lease.reported:
+                due = min(due, lease.taken_at + options.leak_timeout)
+    if stock.refill_at > now:
+        due = min(due, stock.refill_at)
     return max(due, now + 0.001)
+
+
+def _period(options: Options) -> float:
+    """Tell how long after any event something may become due at the earliest."""
+    jittered = 0.95 * options.max_age
+    periods = (options.max_idle, jittered, options.keepalive, options.leak_timeout)
+    return min((period for period in periods if period), default=float("inf"))

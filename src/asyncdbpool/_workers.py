@@ -117,7 +117,9 @@ class Executor:
     async def wind_up(self, patience: float = 1.0) -> None:
         """Wait until the dismissed threads have ended; one stuck in its driver is left behind."""
         deadline = self._loop.time() + patience
-        while any(worker.alive for worker in self.leaving) and self._loop.time() < deadline:
+        while (  # noqa: ASYNC110 - a thread's end cannot be awaited
+            any(worker.alive for worker in self.leaving) and self._loop.time() < deadline
+        ):
             await anyio.sleep(0.001)
         self.leaving = {worker for worker in self.leaving if worker.alive}
 

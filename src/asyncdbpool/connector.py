@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from asyncdbpool._options import Cleanup, Credentials, checked_size
-from asyncdbpool._quota import Cap, Quota
+from asyncdbpool._quota import Cap
 from asyncdbpool.drivers import Driver, find_driver
 from asyncdbpool.errors import PoolClosed, UnknownHost
 from asyncdbpool.pool import DEFAULT, Borrowing, ConnectionPool, Default, Transacting
@@ -118,7 +118,7 @@ class DatabaseConnector(Mapping[Key, ConnectionPool]):
         caps = [] if self._total is None else [self._total]
         if self._max_per_host is not None:
             caps.append(self._hosts.setdefault(host, Cap(self._max_per_host)))
-        pool._quota = Quota(caps)  # noqa: SLF001 - ours, and not open yet
+        pool.share(caps)
         return pool
 
     def credentials_for(self, host: str) -> Mapping[str, Any] | Credentials:
@@ -140,7 +140,7 @@ class DatabaseConnector(Mapping[Key, ConnectionPool]):
         host: str,
         dbname: str | None = None,
         *,
-        timeout: float | None | Default = DEFAULT,
+        timeout: float | Default | None = DEFAULT,
         cleanup: Cleanup | Default = DEFAULT,
     ) -> Borrowing:
         """Borrow a connection to a database for an `async with` block."""
@@ -151,7 +151,7 @@ class DatabaseConnector(Mapping[Key, ConnectionPool]):
         host: str,
         dbname: str | None = None,
         *,
-        timeout: float | None | Default = DEFAULT,
+        timeout: float | Default | None = DEFAULT,
         cleanup: Cleanup | Default = DEFAULT,
     ) -> Transacting:
         """Borrow a connection for a block that commits on success and rolls back on an error."""

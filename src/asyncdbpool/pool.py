@@ -11,9 +11,9 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-from asyncdbpool import _queries
+from asyncdbpool import _queries, _reports
 from asyncdbpool._connect import ConnectArguments
-from asyncdbpool._engine import Engine, figures
+from asyncdbpool._engine import Engine
 from asyncdbpool._options import (
     Check,
     Cleanup,
@@ -22,10 +22,11 @@ from asyncdbpool._options import (
     checked_cleanup,
     checked_seconds,
 )
-from asyncdbpool._quota import Quota
+from asyncdbpool._quota import Cap, Quota
 from asyncdbpool._session import Session
+from asyncdbpool._stock import Plan
 from asyncdbpool.drivers import Driver, find_driver
-from asyncdbpool.errors import ConnectionReturned, PoolClosed, PoolError, WrongEventLoop
+from asyncdbpool.errors import PoolClosed, PoolError, WrongEventLoop
 from asyncdbpool.proxies import Connection
 from asyncdbpool.stats import Counters, LeaseInfo, PoolStats
 
@@ -153,9 +154,18 @@ class ConnectionPool:
         self._module = module
         label = getattr(module, "__name__", type(module).__name__)
         self._name = name or f"{label}-{next(_numbers)}"
-        self._arguments = ConnectArguments(args, _merged(kwargs, connect_kwargs))
         self._counters = Counters()
-        self._quota = Quota([])
+        self._plan = Plan(
+            self._name,
+            self._driver,
+            ConnectArguments(args, _merged(kwargs, connect_kwargs)),
+            self._counters,
+            Quota([]),
+        )
+
+    def share(self, caps: list[Cap]) -> None:
+        """Keep to caps that are shared with other pools; before the pool is opened."""
+        self._plan = replace(self._plan, quota=Quota(caps))
 
     # Opening and closing
 
@@ -181,7 +191,7 @@ class ConnectionPool:
 
     async def _fill(self, engine: Engine) -> None:
         try:
-            await engine.fill()
+            await engine.stock.fill()
         except BaseException:
             await engine.shut_down(0)
             if self._engine is engine:
@@ -229,7 +239,7 @@ class ConnectionPool:
 
     def __del__(self, warn: Callable[..., None] = warnings.warn) -> None:
         with suppress(AttributeError):  # an __init__ that failed
-            if self._engine is not None and self._engine.records:
+            if self._engine is not None and self._engine.stock.records:
                 warn(
                     f"{self!r} was never closed; use `async with pool` or `await pool.close()`",
                     ResourceWarning,
@@ -251,7 +261,7 @@ class ConnectionPool:
                 f"pool {self._name!r} is open on another event loop; "
                 "close it there first, or make a pool for each loop"
             )
-        if engine.records:
+        if engine.stock.records:
             warnings.warn(
                 f"{self!r} was not closed before its event loop; its connections are dropped",
                 ResourceWarning,
@@ -262,14 +272,7 @@ class ConnectionPool:
         return None
 
     def _start(self) -> Engine:
-        self._engine = Engine(
-            self._name,
-            self._driver,
-            self._options,
-            self._arguments,
-            self._counters,
-            self._quota,
-        )
+        self._engine = Engine(self._plan, self._options)
         return self._engine
 
     def _opened(self) -> Engine:
@@ -285,7 +288,7 @@ class ConnectionPool:
 
     # Borrowing
 
-    async def get(self, timeout: float | None | Default = DEFAULT) -> Connection:
+    async def get(self, timeout: float | Default | None = DEFAULT) -> Connection:
         """Borrow a connection by hand; give it back with `put()`.
 
         Args:
@@ -308,12 +311,12 @@ class ConnectionPool:
         return await self._get(timeout, self._options.cleanup, certain=False)
 
     async def _get(
-        self, timeout: float | None | Default, cleanup: Cleanup, *, certain: bool
+        self, timeout: float | Default | None, cleanup: Cleanup, *, certain: bool
     ) -> Connection:
         engine = self._opened()
         return Connection(await engine.acquire(self._patience(timeout), cleanup, certain=certain))
 
-    def _patience(self, timeout: float | None | Default) -> float | None:
+    def _patience(self, timeout: float | Default | None) -> float | None:
         if isinstance(timeout, Default):
             return self._options.timeout
         return None if timeout is None else checked_seconds("timeout", timeout)
@@ -338,13 +341,12 @@ class ConnectionPool:
                 f"pool {self._name!r}: put() takes what get() gave, not {type(conn).__name__}"
             )
         lease = conn._lease  # noqa: SLF001 - the pool made it
-        if lease.lender is not self._engine:
-            if lease.ended is None:
-                raise PoolError(
-                    f"pool {self._name!r}: this connection belongs to pool "
-                    f"{lease.lender.name!r}; put it there"
-                )
         lease.use()
+        if lease.lender is not self._engine:
+            raise PoolError(
+                f"pool {self._name!r}: this connection belongs to pool {lease.lender.name!r}; "
+                "put it there"
+            )
         settled = lease.give_back(self._cleanup(cleanup))
         if settled is not None:
             await settled
@@ -356,7 +358,7 @@ class ConnectionPool:
         return cleanup
 
     def connection(
-        self, *, timeout: float | None | Default = DEFAULT, cleanup: Cleanup | Default = DEFAULT
+        self, *, timeout: float | Default | None = DEFAULT, cleanup: Cleanup | Default = DEFAULT
     ) -> Borrowing:
         """Borrow a connection for an `async with` block.
 
@@ -370,7 +372,7 @@ class ConnectionPool:
         return Borrowing(self, timeout, self._cleanup(cleanup))
 
     def transaction(
-        self, *, timeout: float | None | Default = DEFAULT, cleanup: Cleanup | Default = DEFAULT
+        self, *, timeout: float | Default | None = DEFAULT, cleanup: Cleanup | Default = DEFAULT
     ) -> Transacting:
         """Borrow a connection for a block that commits on success and rolls back on an exception.
 
@@ -448,7 +450,8 @@ class ConnectionPool:
         try:
             return await lease.call(Session.once, work, *args)
         finally:
-            lease.give_back(lease.cleanup)
+            if lease.ended is None:
+                lease.give_back(lease.cleanup)
 
     # Live changes
 
@@ -498,11 +501,13 @@ class ConnectionPool:
 
     def stats(self) -> PoolStats:
         """Take the figures of this moment; `size == idle + in_use + connecting` always."""
-        return figures(self._name, self._options, self._counters, self._engine)
+        engine = self._engine
+        stock, waiting = (None, 0) if engine is None else (engine.stock, len(engine.waiters))
+        return _reports.figures(self._name, self._options, self._counters, stock, waiting)
 
     def dump(self) -> list[LeaseInfo]:
         """Tell who holds what now, the oldest lease first; print the entries to read them."""
-        return [] if self._engine is None else self._engine.holders()
+        return [] if self._engine is None else [lease.info() for lease in self._engine.leases]
 
     @property
     def module(self) -> Any:
@@ -562,7 +567,7 @@ class Borrowing:
     __slots__ = ("_cleanup", "_conn", "_pool", "_timeout")
 
     def __init__(
-        self, pool: ConnectionPool, timeout: float | None | Default, cleanup: Cleanup
+        self, pool: ConnectionPool, timeout: float | Default | None, cleanup: Cleanup
     ) -> None:
         self._pool = pool
         self._timeout = timeout
@@ -611,9 +616,7 @@ class Transacting(Borrowing):
         return None
 
 
-def _merged(
-    kwargs: dict[str, Any], connect_kwargs: Mapping[str, Any] | None
-) -> dict[str, Any]:
+def _merged(kwargs: dict[str, Any], connect_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
     """Join the connect keywords given in both ways."""
     if connect_kwargs is None:
         return kwargs

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import warnings
 from asyncio import CancelledError
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from contextlib import suppress
 from functools import partial
 from types import BuiltinMethodType, MethodType, ModuleType, TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 from asyncdbpool import _queries
 from asyncdbpool._cursor import CursorCore
@@ -350,11 +350,9 @@ class Cursor:
         else:
             core.closed = True
 
-    def __await__(self) -> Generator[Any, None, Self]:
+    def __await__(self) -> Generator[Any, Any, Self]:
         """Give the cursor itself: `cur = await conn.cursor()` works too."""
-        self._born_or_not()
-        return self
-        yield  # makes this a generator, as `await` wants one
+        return self.__aenter__().__await__()
 
     async def __aenter__(self) -> Self:
         self._born_or_not()
@@ -441,6 +439,16 @@ class Transaction:
         if error is None:
             await self.commit()
         elif self._connection:
+            await self._undo()
+
+    async def _undo(self) -> None:
+        """Roll back for an error that is on its way, which counts more than one from here."""
+        lease = self._lease
+        if lease.record.orphans:  # a cancelled statement is still ending: do not wait for it
+            self._depth = 0
+            lease.post(Session.withdraw, self._token)
+            return
+        with suppress(Exception):
             await self.rollback()
 
     def __repr__(self) -> str:

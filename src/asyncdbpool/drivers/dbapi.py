@@ -80,12 +80,12 @@ class Driver:
 
     # Transactions
 
-    def in_transaction(self, raw: Any) -> bool | None:  # noqa: ARG002 - for the drivers that know
+    def in_transaction(self, raw: Any) -> bool | None:
         """Tell without I/O whether a transaction is open; None where nobody can say."""
         return None
 
     def begin(self, raw: Any) -> None:
-        """Open a transaction, if the connection does not do it by itself (PEP 249 says it does)."""
+        """Open a transaction, where the connection does not do so by itself, as PEP 249 says."""
 
     def commit(self, raw: Any) -> None:
         """Commit."""
@@ -132,9 +132,7 @@ class Driver:
 
     def remember(self, raw: Any) -> Any:
         """Take down what `restore()` has to bring back: how the session is set up."""
-        return {
-            name: getattr(raw, name) for name in self.session_attributes if hasattr(raw, name)
-        }
+        return {name: getattr(raw, name) for name in self.session_attributes if hasattr(raw, name)}
 
     def restore(self, raw: Any, memory: Any) -> None:
         """Set up the session as it was, without I/O where nothing has changed."""
@@ -177,7 +175,7 @@ class Driver:
 
     # Errors
 
-    def is_disconnect(self, error: BaseException, raw: Any) -> bool:  # noqa: ARG002
+    def is_disconnect(self, error: BaseException, raw: Any) -> bool:
         """Tell whether this error means that the connection is of no more use.
 
         That is a lost connection, or a server that became read-only.

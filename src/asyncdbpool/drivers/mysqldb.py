@@ -63,7 +63,10 @@ class MySQLdbDriver(Driver):
 
     def reset(self, raw: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """`COM_CHANGE_USER` to the same user, and what the module does after a connect."""
-        asked = {**dict(zip(("host", "user", "password", "database"), args, strict=False)), **kwargs}
+        asked = {
+            **dict(zip(("host", "user", "password", "database"), args, strict=False)),
+            **kwargs,
+        }
         raw.change_user(
             asked.get("user") or "",
             asked.get("password", asked.get("passwd")) or "",
@@ -74,7 +77,7 @@ class MySQLdbDriver(Driver):
         if asked.get("sql_mode"):
             raw.set_sql_mode(asked["sql_mode"])
 
-    def is_disconnect(self, error: BaseException, raw: Any) -> bool:  # noqa: ARG002
+    def is_disconnect(self, error: BaseException, raw: Any) -> bool:
         """A lost or killed connection, or a server that became read-only.
 
         `(0, "")` is what the module raises for a connection that is closed already.

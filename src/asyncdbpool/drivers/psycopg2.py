@@ -82,8 +82,8 @@ class Psycopg2Driver(Driver):
     def reset(
         self,
         raw: Any,
-        args: tuple[Any, ...],  # noqa: ARG002 - the server needs no credentials for it
-        kwargs: Mapping[str, Any],  # noqa: ARG002
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
     ) -> None:
         """`DISCARD ALL`, which wants to be outside of a transaction, and the module's own reset.
 
