@@ -24,6 +24,7 @@ from asyncdbpool._stock import Plan, Stock, raise_interrupt, session_of
 from asyncdbpool._upkeep import Upkeep
 from asyncdbpool._workers import Done, Job
 from asyncdbpool.errors import PoolClosed, PoolDeadlock, PoolTimeout, TooManyWaiters
+from asyncdbpool.stats import LeaseInfo
 
 __all__ = ["Engine"]
 
@@ -42,6 +43,7 @@ class Engine:
         stock: The connections.
         permits: The limit; a lease holds one permit until its connection is idle or closed.
         leases: What is lent, the oldest first.
+        returns: What is being cleaned or closed after a lease, and the future that waits for it.
         waiters: The tasks that wait in `acquire()`, and since when, the first first.
         closing: True once nobody gets a connection any more.
         paused: True while nobody gets one.
@@ -55,11 +57,11 @@ class Engine:
         self.stock = Stock(self, plan, options)
         self.permits = Permits(options.max_size)
         self.leases: dict[Lease, None] = {}
+        self.returns: dict[Record, tuple[Lease, asyncio.Future[None]]] = {}
         self.waiters: dict[asyncio.Task[Any] | None, float] = {}
         self.closing = False
         self.paused = False
         self._claims: deque[Claim] = deque()
-        self._returns: dict[Record, asyncio.Future[None]] = {}
         self._changes: set[asyncio.Future[None]] = set()
         self._quota = plan.quota
         self._quota.join(self)
@@ -250,10 +252,12 @@ class Engine:
         worn_out = record.discard is not None or self._is_worn_out(record)
         always = callable(cleanup) or cleanup == "reset"
         if not (worn_out or always or record.pending) and session.clean:
+            session.wishes.clear()
             self._sweep(record)
             self.fit(record)
             return None
-        settled = self._returns[record] = self.loop.create_future()
+        settled = self.loop.create_future()
+        self.returns[record] = lease, settled
         if worn_out:
             self.stock.close(record)
         else:
@@ -298,9 +302,10 @@ class Engine:
         if record.permit:
             record.permit = False
             self.permits.release()
-        returned = self._returns.pop(record, None)
-        if returned is not None and not returned.done():
-            returned.set_result(None)
+        if record in self.returns:
+            _, settled = self.returns.pop(record)
+            if not settled.done():
+                settled.set_result(None)
         for change in self._changes:
             if not change.done():
                 change.set_result(None)
@@ -395,6 +400,11 @@ class Engine:
             finally:
                 self._changes.discard(change)
         return True
+
+    def holders(self) -> list[LeaseInfo]:
+        """Tell who holds what, and whose return is still under way."""
+        ending = (lease for lease, _ in self.returns.values())
+        return [lease.info() for lease in (*self.leases, *ending)]
 
     # What the pools under the same cap ask
 

@@ -81,7 +81,7 @@ class Session:
     @property
     def clean(self) -> bool:
         """True where nothing has to be undone before somebody else gets the connection."""
-        return not (self.transaction or self.altered or self.unfinished)
+        return not (self.transaction or self.altered or self.blocks or self.unfinished)
 
     @property
     def unfinished(self) -> bool:

@@ -506,8 +506,12 @@ class ConnectionPool:
         return _reports.figures(self._name, self._options, self._counters, stock, waiting)
 
     def dump(self) -> list[LeaseInfo]:
-        """Tell who holds what now, the oldest lease first; print the entries to read them."""
-        return [] if self._engine is None else [lease.info() for lease in self._engine.leases]
+        """Tell who holds what now; print the entries to read them.
+
+        The oldest lease comes first; what is still being cleaned or closed after its return comes
+        last, marked so.
+        """
+        return [] if self._engine is None else self._engine.holders()
 
     @property
     def module(self) -> Any:
