@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import anyio
 
-from asyncdbpool._options import Options
+from asyncdbpool._options import Credentials, Options
 from asyncdbpool._record import Record
 from asyncdbpool._session import Session
 from asyncdbpool._workers import Executor, Job, Worker
@@ -21,30 +21,34 @@ from asyncdbpool.stats import Counters
 
 __all__ = ["ConnectArguments", "Connecting", "backoff"]
 
-_SECRETS = ("pass", "pwd", "secret", "token", "key", "credential")
+_SECRETS = ("pass", "pwd", "secret", "token", "key", "credential", "dsn", "conninfo")
 
 
 class ConnectArguments:
     """What goes to the driver's `connect()`; its repr shows no value."""
 
-    __slots__ = ("args", "kwargs")
+    __slots__ = ("_given", "args", "kwargs")
 
     def __init__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self.args = args
         self.kwargs = dict(kwargs)
+        self._given: Mapping[str, Any] = {}
 
     def __repr__(self) -> str:
         return f"<{len(self.args)} positional, {sorted(self.kwargs)}>"
 
+    def conceal(self, given: Mapping[str, Any]) -> None:
+        """Remember what the credentials gave last, to keep it out of texts too."""
+        self._given = given
+
     def redact(self, text: str) -> str:
         """Take out of a text what may be a password: secret keywords and whole DSNs."""
-        secrets = [str(value) for value in self.args if isinstance(value, str)]
-        for name, value in self.kwargs.items():
-            if any(part in name.lower() for part in (*_SECRETS, "dsn", "conninfo")):
+        secrets = [value for value in self.args if isinstance(value, str)]
+        for name, value in (*self.kwargs.items(), *self._given.items()):
+            if any(part in name.lower() for part in _SECRETS):
                 secrets.append(str(value))
-        for secret in sorted(secrets, key=len, reverse=True):
-            if secret:
-                text = text.replace(secret, "***")
+        for secret in sorted(filter(None, secrets), key=len, reverse=True):
+            text = text.replace(secret, "***")
         return text
 
 
@@ -162,8 +166,7 @@ class Connecting:
             if record.worker is None:
                 record.worker = owner.executor.hire()
             if owner.options.credentials is not None:
-                given = await self._on_thread(owner.options.credentials)
-                kwargs = {**kwargs, **(await given if inspect.isawaitable(given) else given)}
+                kwargs = {**kwargs, **await self._ask(owner.options.credentials)}
             timeout = owner.options.connect_timeout
             session: Session = await self._on_thread(
                 partial(_open, record.worker, owner, kwargs, timeout=timeout)
@@ -173,6 +176,18 @@ class Connecting:
         except BaseException as error:  # noqa: BLE001 - it goes to the head waiter
             return None, error
         return session, None
+
+    async def _ask(self, credentials: Credentials) -> Mapping[str, Any]:
+        given = await self._on_thread(credentials)
+        if inspect.isawaitable(given):
+            given = await given
+        if not isinstance(given, Mapping):
+            raise TypeError(
+                f"pool {self._owner.name!r}: credentials must return a mapping of connect "
+                f"keywords, not {type(given).__name__}"
+            )
+        self._owner.arguments.conceal(given)
+        return given
 
     async def _on_thread(self, work: Callable[[], Any]) -> Any:
         answer: asyncio.Future[tuple[Any, BaseException | None]] = self._owner.loop.create_future()
@@ -191,7 +206,7 @@ class Connecting:
 def _open(worker: Worker, owner: Owner, kwargs: Mapping[str, Any], *, timeout: float) -> Session:
     """Make and set up a connection, on its own thread."""
     driver, args = owner.driver, owner.arguments.args
-    session = Session(driver, args, driver.with_timeout(args, kwargs, timeout))
+    session = Session(owner.name, driver, args, driver.with_timeout(args, kwargs, timeout))
     session.prepare(owner.options.setup)
     worker.last_will = session.close
     return session

@@ -42,11 +42,16 @@ class Session:
         cursor_class: What `cursor()` makes, or None where it could not be told.
     """
 
-    def __init__(self, driver: Driver, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def __init__(
+        self, pool: str, driver: Driver, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        self._pool = pool
         self.driver = driver
         self.raw = driver.connect(args, kwargs)
         if self.raw is None:
-            raise PoolError(f"connect() of {driver.module!r} returned None, not a connection")
+            raise PoolError(
+                f"pool {pool!r}: connect() of {driver.module!r} returned None, not a connection"
+            )
         self._arguments = args, kwargs
         self.cursors: set[CursorCore] = set()
         self.litter: deque[CursorCore] = deque()
@@ -188,7 +193,7 @@ class Session:
             return
         if not self.blocks or self.blocks[-1] is not block:
             raise PoolError(
-                "an inner transaction() block of this connection is still open; "
+                f"pool {self._pool!r}: an inner transaction() block is still open; "
                 "end the blocks in the reverse order of their beginnings"
             )
         self.blocks.pop()
@@ -269,7 +274,7 @@ class Session:
             self.driver.ping(self.raw)
             return
         if check(self.raw) is False:
-            raise PoolError("the check returned False")
+            raise PoolError(f"pool {self._pool!r}: the check returned False")
         if self.driver.in_transaction(self.raw) is not False:
             self.driver.rollback(self.raw)
 

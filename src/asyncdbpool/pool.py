@@ -475,14 +475,15 @@ class ConnectionPool:
             TypeError: A size is not an int.
             ValueError: A size is impossible; nothing changes.
         """
-        self._options = replace(
+        options = replace(
             self._options,
             min_size=self._options.min_size if min_size is None else min_size,
             max_size=self._options.max_size if max_size is None else max_size,
         )
         engine = self._running()
+        self._options = options
         if engine is not None:
-            await engine.resize(self._options)
+            await engine.resize(options)
 
     async def pause(self) -> None:
         """Lend nothing until `resume()`, and wait until everything lent is back.

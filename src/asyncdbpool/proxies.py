@@ -122,6 +122,7 @@ class Connection:
     async def close(self) -> None:
         """Return the connection to the pool; a second call does nothing."""
         if self:
+            self._lease.use()
             settled = self._lease.give_back(self._lease.cleanup)
             if settled is not None:
                 await settled
@@ -132,7 +133,7 @@ class Connection:
         Raises:
             ConnectionReturned: The connection has been returned.
         """
-        self._lease.check()
+        self._lease.use()
         settled = self._lease.give_back(None, discard="the borrower discarded it")
         if settled is not None:
             await settled
@@ -413,7 +414,7 @@ class Transaction:
     async def start(self) -> Self:
         """Begin; what `async with` does first."""
         if self._depth:
-            raise PoolError("this transaction has been started already; make another one")
+            raise PoolError(f"{self!r} has been started already; make another one")
         self._depth = await self._call(Session.begin)
         return self
 
@@ -463,7 +464,7 @@ class Transaction:
 
     async def _end(self, operation: Callable[..., Any], *, must_run: bool = False) -> None:
         if not self._depth:
-            raise PoolError("this transaction is not under way; start it with `async with`")
+            raise PoolError(f"{self!r} is not under way; start it with `async with`")
         self._depth = 0
         await self._call(operation, must_run=must_run)
 

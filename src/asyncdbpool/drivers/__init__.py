@@ -16,6 +16,9 @@ _KNOWN = {
     "MySQLdb": "asyncdbpool.drivers.mysqldb:MySQLdbDriver",
 }
 
+_REGISTERED = {entry.name: entry for entry in entry_points(group="asyncdbpool.drivers")}
+"""Looked up once, with the import, since that reads files and a pool may be made on the loop."""
+
 
 def find_driver(module: Any) -> Driver:
     """Make the driver for a PEP 249 module.
@@ -29,7 +32,7 @@ def find_driver(module: Any) -> Driver:
         path, _, attribute = _KNOWN[name].partition(":")
         made: Driver = getattr(import_module(path), attribute)(module)
         return made
-    for entry in entry_points(group="asyncdbpool.drivers", name=name):
-        registered: Driver = entry.load()(module)
+    if name in _REGISTERED:
+        registered: Driver = _REGISTERED[name].load()(module)
         return registered
     return Driver(module)
