@@ -7,7 +7,7 @@ import inspect
 import random
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import anyio
 
@@ -71,9 +71,11 @@ class Owner(Protocol):
         done: Callable[[Any, BaseException | None], None],
     ) -> Job:
         """Hand a job to the connection's worker."""
+        ...
 
     def wanted(self) -> bool:
         """Tell whether somebody still wants a connection that is being made."""
+        ...
 
     def connected(self, record: Record, session: Session) -> None:
         """Take a connection over."""
@@ -178,7 +180,7 @@ class Connecting:
         return session, None
 
     async def _ask(self, credentials: Credentials) -> Mapping[str, Any]:
-        given = await self._on_thread(credentials)
+        given: Any = await self._on_thread(credentials)
         if inspect.isawaitable(given):
             given = await given
         if not isinstance(given, Mapping):
@@ -186,8 +188,9 @@ class Connecting:
                 f"pool {self._owner.name!r}: credentials must return a mapping of connect "
                 f"keywords, not {type(given).__name__}"
             )
-        self._owner.arguments.conceal(given)
-        return given
+        asked = cast("Mapping[str, Any]", given)
+        self._owner.arguments.conceal(asked)
+        return asked
 
     async def _on_thread(self, work: Callable[[], Any]) -> Any:
         answer: asyncio.Future[tuple[Any, BaseException | None]] = self._owner.loop.create_future()

@@ -224,7 +224,8 @@ class CursorCore:
         known = self._session.driver.containers
         kind = type(self.raw)
         if kind not in known:
-            known[kind] = type(self.raw.fetchall())
+            rows: Any = self.raw.fetchall()
+            known[kind] = type(rows)
         self._all_type = known[kind]
 
     # Position

@@ -85,10 +85,11 @@ class Engine:
         """Wait for a permit, unless there is one already, and then for a connection."""
         task = asyncio.current_task()
         began = self.waiters[task] = self.loop.time()
+        limit = asyncio.timeout_at(None if timeout is None else began + timeout)
         suspicion: asyncio.TimerHandle | None = None
         deadlock: list[PoolDeadlock] = []
         try:
-            async with asyncio.timeout_at(None if timeout is None else began + timeout) as limit:
+            async with limit:
                 try:
                     if not permit:
                         self._refuse_if_hopeless()
@@ -368,7 +369,7 @@ class Engine:
                 self.give_back(lease, None, discard="its pool was closed")
             for record in stock.records:
                 if record.session is not None:
-                    stock.hang_up(record)
+                    record.session.hang_up()
             grace = self.loop.time() + self.options.cancel_grace
             if not await self._until(lambda: not stock.records, grace):
                 log.warning(

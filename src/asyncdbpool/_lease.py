@@ -36,11 +36,13 @@ class Lender(Protocol):
         done: Callable[[Any, BaseException | None], None],
     ) -> Job:
         """Hand a job to the connection's worker."""
+        ...
 
     def give_back(
         self, lease: Lease, cleanup: Cleanup, *, discard: str | None = None
     ) -> asyncio.Future[None] | None:
         """End the lease; the future, if any, ends when the connection is clean or closed."""
+        ...
 
     def reclaim(self, lease: Lease) -> None:
         """End a lease that was dropped; called on any thread."""
@@ -60,7 +62,6 @@ class Lease:
         certain: True where the task surely keeps the lease for itself (deadlock detection).
         ended: Why it cannot be used any more, or None; the worker's thread reads it.
         reported: True once it has been reported as a leak.
-        wished: Attributes that the borrower has set, by name.
     """
 
     __slots__ = (
@@ -76,7 +77,6 @@ class Lease:
         "stack",
         "statement",
         "taken_at",
-        "wished",
     )
 
     def __init__(
@@ -85,14 +85,13 @@ class Lease:
         self.lender = lender
         self.record = record
         self.session = session
-        self.cleanup = cleanup
+        self.cleanup: Cleanup = cleanup
         self.certain = certain
         self.taken_at = lender.loop.time()
         self.stack = _stacks.capture(skip=1)
         self.statement: Any = None
         self.ended: str | None = None
         self.reported = False
-        self.wished: dict[str, Any] = {}
         self._user: Callable[[], asyncio.Task[Any] | None] = _nobody
         task = asyncio.current_task()
         if task is not None:
@@ -207,11 +206,6 @@ class Lease:
         self.lender.submit(
             self.record, partial(self.session.perform, operation, args), _raise_interrupt_of
         )
-
-    def wish(self, name: str, value: Any) -> None:
-        """Set an attribute of the driver's connection ahead of the next statement."""
-        self.wished[name] = value
-        self.session.wishes.append((name, value))
 
     def give_back(
         self, cleanup: Cleanup, *, discard: str | None = None

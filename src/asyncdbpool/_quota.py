@@ -59,19 +59,20 @@ class Quota:
     synchronously, so nobody slips in between.
 
     Attributes:
+        member: The pool, once it has been opened.
         in_line: True while the pool has been refused and waits for room.
     """
 
     def __init__(self, caps: list[Cap]) -> None:
         self._caps = caps
-        self._member: Member | None = None
+        self.member: Member | None = None
         self.in_line = False
         for cap in caps:
             cap.quotas.append(self)
 
     def join(self, member: Member) -> None:
         """Serve this pool from now on (again, after a close and an open)."""
-        self._member = member
+        self.member = member
         self.in_line = False
 
     def take(self, *, for_waiter: bool) -> bool:
@@ -125,21 +126,21 @@ class Quota:
         return {quota for cap in self._caps for quota in cap.quotas if quota.in_line}
 
     def _since(self) -> float:
-        since = None if self._member is None else self._member.oldest_wait()
+        since = None if self.member is None else self.member.oldest_wait()
         return float("inf") if since is None else since
 
     def _look_again(self) -> None:
         self.in_line = False
-        if self._member is not None:
-            self._member.dispatch()
+        if self.member is not None:
+            self.member.dispatch()
 
 
 def _close_an_idle_one(cap: Cap) -> None:
     """Let the pool with the least recently used idle connection under a cap close it."""
     idle = [
-        (since, index, quota._member)  # noqa: SLF001 - one of us
+        (since, index, quota.member)
         for index, quota in enumerate(cap.quotas)
-        if quota._member is not None and (since := quota._member.idle_since()) is not None  # noqa: SLF001
+        if quota.member is not None and (since := quota.member.idle_since()) is not None
     ]
     if idle:
         cap.leaving += 1

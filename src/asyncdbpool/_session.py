@@ -47,7 +47,7 @@ class Session:
     ) -> None:
         self._pool = pool
         self.driver = driver
-        self.raw = driver.connect(args, kwargs)
+        self.raw: Any = driver.connect(args, kwargs)
         if self.raw is None:
             raise PoolError(
                 f"pool {pool!r}: connect() of {driver.module!r} returned None, not a connection"
@@ -102,10 +102,10 @@ class Session:
     def perform(self, operation: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """Run `operation(session, *args)` in its turn, and look what state it leaves."""
         self.sweep()
-        while self.wishes:
-            self._fulfil(*self.wishes.popleft())
         self._ended = False
         try:
+            while self.wishes and operation not in _ENDS:
+                self._fulfil(*self.wishes.popleft())
             return operation(self, *args)
         except BaseException as error:
             self.lost = self.lost or self.driver.is_disconnect(error, self.raw)
@@ -308,6 +308,10 @@ class Session:
     def silent(self) -> bool:
         """True where nothing has come in on the socket, so far as one can look without I/O."""
         return self._poll is None or not self._poll.poll(0)
+
+
+_ENDS = (Session.commit, Session.rollback, Session.withdraw)
+"""No statements: an attribute's assignment that fails must not keep them from their work."""
 
 
 def _own_socket(fileno: int | None) -> socket.socket | None:

@@ -49,12 +49,14 @@ class Keeper(Protocol):
 
     def refuse(self, error: BaseException) -> bool:
         """Tell the first waiter that a connect has failed; False where nobody waits."""
+        ...
 
     def refill_later(self) -> None:
         """Set a timer for `refill_at`."""
 
     def wanted(self) -> bool:
         """Tell whether somebody waits for a connection that is being made."""
+        ...
 
     def settled(self, record: Record) -> None:
         """Note that a connection is idle, handed over or gone."""
@@ -259,7 +261,7 @@ class Stock:
     def _check_timed_out(self, record: Record) -> None:
         self.under_way.discard(record)
         self.condemn(record, "its check timed out", others=True)
-        self.hang_up(record)
+        session_of(record).hang_up()
         self._keeper.dispatch()
 
     # Closing
@@ -289,8 +291,8 @@ class Stock:
         record.move(State.CLOSING)
         if record.discard is not None:
             self.counters.discarded += 1
-            if record.pending:
-                self.hang_up(record)
+            if record.orphans:  # nobody waits for what runs
+                session_of(record).hang_up()
         self.watch(record)
         self.submit(record, session_of(record).close, partial(self._gone, record))
 
@@ -324,10 +326,6 @@ class Stock:
 
     def _out_of_patience(self, record: Record) -> None:
         self.condemn(record, "it did not come to rest in time", others=False)
-        self.hang_up(record)
-
-    def hang_up(self, record: Record) -> None:
-        """Shut a connection's socket down, so that a blocked call comes back."""
         if not session_of(record).hang_up():
             log.warning(
                 "pool %r: a connection is stuck in a call of its driver, which tells no socket to "

@@ -55,7 +55,8 @@ class Upkeep:
             return
         due = _next_due(kept)
         if due != float("inf"):
-            self._timer = kept.loop.call_at(due, _fire, weakref.ref(self))
+            this: weakref.ref[Upkeep] = weakref.ref(self)
+            self._timer = kept.loop.call_at(due, _fire, this)
 
     def tick(self) -> None:
         """Do what is due now."""

@@ -576,7 +576,7 @@ class Borrowing:
     ) -> None:
         self._pool = pool
         self._timeout = timeout
-        self._cleanup = cleanup
+        self._cleanup: Cleanup = cleanup
 
     async def __aenter__(self) -> Connection:
         self._conn = await self._pool._get(  # noqa: SLF001 - the pool made it

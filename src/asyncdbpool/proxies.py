@@ -48,7 +48,7 @@ class Connection:
             **kwargs: The same, by keyword.
         """
         self._lease.check()
-        return Cursor(self, CursorCore(self._lease.session, args, kwargs))
+        return Cursor(self, self._lease, CursorCore(self._lease.session, args, kwargs))
 
     def execute(self, sql: Any, *args: Any, **kwargs: Any) -> Execution:
         """Run a statement on a new cursor: `cur = await ...` or `async with ... as cur`.
@@ -115,7 +115,7 @@ class Connection:
         it; blocks inside of it are savepoints.
         """
         self._lease.check()
-        return Transaction(self)
+        return Transaction(self, self._lease)
 
     # The end
 
@@ -165,22 +165,23 @@ class Connection:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         lease = self._lease
         lease.check()
-        if name in lease.wished:
-            return lease.wished[name]
+        for wished, value in reversed(lease.session.wishes.copy()):  # the thread may take one
+            if wished == name:
+                return value
         value = getattr(lease.session.raw, name)
         return partial(self._call, name) if _is_method(lease.session.raw, name, value) else value
 
     def __setattr__(self, name: str, value: Any) -> None:
         self._lease.check()
-        self._lease.wish(name, value)
+        self._lease.session.wishes.append((name, value))
 
     async def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        return self._undisguise(await self._lease.call(Session.call, name, args, kwargs))
+        return self.undisguise(await self._lease.call(Session.call, name, args, kwargs))
 
-    def _undisguise(self, value: Any) -> Any:
+    def undisguise(self, value: Any) -> Any:
         """Give a proxy where a driver's method has returned its connection or a cursor."""
         if isinstance(value, CursorCore):
-            return Cursor(self, value)
+            return Cursor(self, self._lease, value)
         return self if value is self._lease.session else value
 
 
@@ -195,13 +196,15 @@ class Cursor:
     defaults answer, since the driver's cursor is not born yet.
     """
 
-    __slots__ = ("__weakref__", "_connection", "_core")
+    __slots__ = ("__weakref__", "_connection", "_core", "_lease")
 
     _connection: Connection
     _core: CursorCore
+    _lease: Lease
 
-    def __init__(self, connection: Connection, core: CursorCore) -> None:
+    def __init__(self, connection: Connection, lease: Lease, core: CursorCore) -> None:
         object.__setattr__(self, "_connection", connection)
+        object.__setattr__(self, "_lease", lease)
         object.__setattr__(self, "_core", core)
 
     # Statements
@@ -218,7 +221,7 @@ class Cursor:
 
     async def callproc(self, name: Any, *args: Any, **kwargs: Any) -> Any:
         """Call a stored procedure; returns what the driver returns."""
-        self._connection._lease.statement = name  # noqa: SLF001 - one room
+        self._lease.statement = name
         return await self._on_thread(CursorCore.call, "callproc", (name, *args), kwargs)
 
     async def nextset(self) -> Any:
@@ -228,7 +231,7 @@ class Cursor:
     async def _statement(
         self, method: str, sql: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Cursor:
-        self._connection._lease.statement = sql  # noqa: SLF001 - one room
+        self._lease.statement = sql
         await self._on_thread(CursorCore.call, method, (sql, *args), kwargs)
         return self
 
@@ -254,7 +257,7 @@ class Cursor:
         return await self._on_thread(CursorCore.fetchall)
 
     async def __aiter__(self) -> AsyncIterator[Any]:
-        core, lease = self._open(), self._connection._lease  # noqa: SLF001 - one room
+        core, lease = self._open(), self._lease
         while True:
             while core.rows and not core.pending:
                 if lease.ended is not None:
@@ -278,7 +281,7 @@ class Cursor:
     @property
     def connection(self) -> Connection:
         """The connection that this cursor was made from."""
-        self._connection._lease.check()  # noqa: SLF001 - one room
+        self._lease.check()
         return self._connection
 
     @property
@@ -317,7 +320,7 @@ class Cursor:
             value = getattr(core.raw, name)
             method = _is_method(core.raw, name, value)
         else:
-            session = self._connection._lease.session  # noqa: SLF001 - one room
+            session = self._lease.session
             value = getattr(session.cursor_class, name)
             method = callable(value) and not isinstance(value, type)
             if not method and hasattr(value, "__get__"):
@@ -334,7 +337,7 @@ class Cursor:
         value = await self._on_thread(CursorCore.invoke, name, args, kwargs)
         if value is self._core:
             return self
-        return self._connection._undisguise(value)  # noqa: SLF001 - one room
+        return self._connection.undisguise(value)
 
     # The end
 
@@ -347,7 +350,7 @@ class Cursor:
             await self._on_thread(CursorCore.close, must_run=True)
         elif core.raw is not None:
             core.closed = True
-            self._connection._lease.session.litter.append(core)  # noqa: SLF001 - one room
+            self._lease.session.litter.append(core)
         else:
             core.closed = True
 
@@ -375,16 +378,16 @@ class Cursor:
             core = self._core
             if core.raw is not None and not core.closed and self._connection:
                 core.closed = True
-                self._connection._lease.session.litter.append(core)  # noqa: SLF001 - one room
+                self._lease.session.litter.append(core)
 
     def _born_or_not(self) -> CursorCore:
-        self._connection._lease.check()  # noqa: SLF001 - one room
+        self._lease.check()
         return self._core
 
     def _open(self) -> CursorCore:
         core = self._born_or_not()
         if core.closed:
-            module = self._connection._lease.session.driver.module  # noqa: SLF001 - one room
+            module = self._lease.session.driver.module
             raise getattr(module, "InterfaceError", PoolError)("this cursor is closed")
         return core
 
@@ -392,7 +395,7 @@ class Cursor:
         self, operation: Callable[..., Any], *args: Any, must_run: bool = False
     ) -> Any:
         core = self._open()
-        return await self._connection._lease.call(  # noqa: SLF001 - one room
+        return await self._lease.call(
             _with_core, core, operation, args, core=core, must_run=must_run
         )
 
@@ -404,15 +407,17 @@ class Transaction:
     to its end even if the caller is cancelled once more.
     """
 
-    __slots__ = ("_connection", "_depth", "_token")
+    __slots__ = ("_connection", "_depth", "_lease", "_token")
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, lease: Lease) -> None:
         self._connection = connection
+        self._lease = lease
         self._depth = 0  # 1 for the outermost, 0 while it is not under way
         self._token = object()  # stands for this block on the connection's thread
 
     async def start(self) -> Self:
         """Begin; what `async with` does first."""
+        self._lease.check()
         if self._depth:
             raise PoolError(f"{self!r} has been started already; make another one")
         self._depth = await self._call(Session.begin)
@@ -456,13 +461,8 @@ class Transaction:
         kind = "savepoint" if self._depth > 1 else "transaction"
         return f"<{type(self).__name__} ({kind}) of {self._connection!r}>"
 
-    @property
-    def _lease(self) -> Lease:
-        lease = self._connection._lease  # noqa: SLF001 - one room
-        lease.check()
-        return lease
-
     async def _end(self, operation: Callable[..., Any], *, must_run: bool = False) -> None:
+        self._lease.check()
         if not self._depth:
             raise PoolError(f"{self!r} is not under way; start it with `async with`")
         self._depth = 0

@@ -169,9 +169,10 @@ class Driver:
 
     def fetch(self, cursor: Any, count: int, into: deque[Any]) -> type:
         """Append up to `count` rows, fewer at the end, and return `fetchmany()`'s container."""
-        rows = cursor.fetchmany(count)
+        rows: Any = cursor.fetchmany(count)
         into.extend(rows)
-        return type(rows)
+        kind: type = type(rows)
+        return kind
 
     # Errors
 
