@@ -59,7 +59,7 @@ class CursorCore:
         self._rowcount: Any = -1
         self._later_rowcount: Any = -1
         self._many_type: type = list
-        self._all_type: type | None = None
+        self._all_type: type = list
         self._forget_rows()
 
     @classmethod
@@ -102,8 +102,7 @@ class CursorCore:
 
     def assign(self) -> None:
         """Carry out the assignments made since the last call."""
-        while self.kept:
-            name = next(iter(self.kept))
+        for name in tuple(self.kept):  # the loop may add one
             setattr(self.raw, name, self.kept.pop(name))
 
     # Calls that give a new result
@@ -151,8 +150,6 @@ class CursorCore:
         if self.gives_rows and self._session.reads_ahead(type(self.raw)):
             self._top_up(BATCH)
             self.description = self.raw.description
-            if self.exhausted:
-                self._learn_container()
 
     # Fetching; on either thread, see `can_serve`
 
@@ -198,11 +195,9 @@ class CursorCore:
             self._top_up(CHUNK)
             time.sleep(0)  # offers the GIL to the event loop
         self._raise_late_error()
-        if self._all_type is None:
-            self._learn_container()
         rows = list(self.rows)
         self.rows.clear()
-        return rows if self._all_type is list else self._all_type(rows)  # type: ignore[misc]
+        return rows if self._all_type is list else self._all_type(rows)
 
     def _top_up(self, count: int) -> None:
         before = len(self.rows)
@@ -212,6 +207,8 @@ class CursorCore:
             self._error = error
             return
         self.exhausted = len(self.rows) - before < count
+        if self.exhausted:
+            self._learn_container()
         self._later_rowcount = self.raw.rowcount
 
     def _raise_late_error(self) -> None:

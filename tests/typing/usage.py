@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import assert_type
+from typing import Any, assert_type
 
 from asyncdbpool import (
     Connection,
@@ -34,7 +34,7 @@ async def as_context_managers(pool: ConnectionPool) -> None:
         async with conn.execute("SELECT 1") as cursor:
             assert_type(cursor, Cursor)
             async for row in cursor:
-                print(row)
+                assert_type(row, Any)
         conn.row_factory = sqlite3.Row
     async with pool.transaction() as conn:
         assert_type(conn, Connection)
@@ -44,7 +44,7 @@ async def in_one_shot(pool: ConnectionPool) -> None:
     assert_type(await pool.execute("DELETE FROM t"), int)
     assert_type(await pool.execute_many("INSERT INTO t VALUES (?)", [(1,), (2,)]), int)
     rows = await pool.fetch_all("SELECT * FROM t WHERE a = :a", {"a": 1})
-    print(rows[0])
+    assert_type(rows, list[Any])
 
 
 def a_setup(raw: sqlite3.Connection) -> None:
@@ -75,5 +75,6 @@ async def connectors() -> None:
     assert_type(connector.get("a", "a.db"), ConnectionPool)
     async with connector, connector.connection("a", "a.db") as conn:
         assert_type(conn, Connection)
-    for (host, dbname), pool in connector.items():
-        print(host, dbname, pool.stats())
+    for key, pool in connector.items():
+        assert_type(key, tuple[str, str | None])
+        assert_type(pool, ConnectionPool)
