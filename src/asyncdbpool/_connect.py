@@ -182,7 +182,8 @@ class Connecting:
     async def _ask(self, credentials: Credentials) -> Mapping[str, Any]:
         given: Any = await self._on_thread(credentials)
         if inspect.isawaitable(given):
-            given = await given
+            async with asyncio.timeout(self._owner.options.connect_timeout):
+                given = await given
         if not isinstance(given, Mapping):
             raise TypeError(
                 f"pool {self._owner.name!r}: credentials must return a mapping of connect "

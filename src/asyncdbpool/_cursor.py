@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from asyncdbpool._session import Session
 
-__all__ = ["BATCH", "CHUNK", "CursorCore"]
+__all__ = ["BATCH", "CHUNK", "END", "CursorCore"]
 
 BATCH = 256
 """Rows brought along in one hop to the thread and back."""
+
+END = object()
+"""What `CursorCore.next()` returns after the last row."""
+
+_MODES = ("relative", "absolute")
 
 CHUNK = 500
 """Rows made at a time while the rest of a result is fetched; the GIL is offered in between."""
@@ -33,6 +38,7 @@ class CursorCore:
         "_kwargs",
         "_later_rowcount",
         "_many_type",
+        "_read",
         "_rowcount",
         "_session",
         "closed",
@@ -123,6 +129,7 @@ class CursorCore:
     def _forget_rows(self) -> None:
         self.rows: deque[Any] = deque()
         self._error: BaseException | None = None
+        self._read = 0  # rows taken from the driver
         self.exhausted = False
         self.gives_rows = False
 
@@ -163,13 +170,20 @@ class CursorCore:
 
     def fetchone(self) -> Any:
         """Return the next row, or what the driver gives at the end."""
+        row = self.next()
+        return None if row is END else row
+
+    def next(self) -> Any:
+        """Return the next row, or `END`; a row itself may be None."""
+        if not self.gives_rows:
+            row = self.give_birth().fetchone()
+            return END if row is None else row
+        if not self.rows and not self.exhausted and self._error is None:
+            self._top_up(BATCH)
         if not self.rows:
-            if not self.finished and self._error is None:
-                self._top_up(BATCH)
             self._raise_late_error()
-            if not self.gives_rows:
-                return self.give_birth().fetchone()
-        return self.rows.popleft() if self.rows else None
+            return END
+        return self.rows.popleft()
 
     def fetchmany(self, size: int | None) -> Any:
         """Return up to `size` rows, `arraysize` where it is None."""
@@ -205,8 +219,11 @@ class CursorCore:
             self._many_type = self._session.driver.fetch(self.raw, count, self.rows)
         except Exception as error:  # noqa: BLE001 - raised where the reader gets to it
             self._error = error
+        got = len(self.rows) - before
+        self._read += got
+        if self._error is not None:
             return
-        self.exhausted = len(self.rows) - before < count
+        self.exhausted = got < count
         if self.exhausted:
             self._learn_container()
         self._later_rowcount = self.raw.rowcount
@@ -229,18 +246,26 @@ class CursorCore:
 
     @property
     def rownumber(self) -> Any:
-        """The driver's `rownumber` as if nothing had been read ahead."""
+        """The position in the result as if nothing had been read ahead, if the driver tells it."""
         number = self.raw.rownumber
-        return number - len(self.rows) if isinstance(number, int) else number
+        return self._read - len(self.rows) if self.gives_rows and number is not None else number
 
     def scroll(self, value: int, mode: str) -> None:
         """Move as if nothing had been read ahead; a failed move changes nothing."""
-        scroll = self.give_birth().scroll
-        if mode == "relative" and 0 <= value < len(self.rows):
-            for _ in range(value):
+        move = self.give_birth().scroll
+        position = self._read - len(self.rows)
+        target = position + value if mode == "relative" else value
+        if self.gives_rows and mode in _MODES and position <= target < self._read:
+            for _ in range(target - position):
                 self.rows.popleft()
             return
-        scroll(value - len(self.rows) if mode == "relative" else value, mode)
+        if mode != "relative" or not self.gives_rows:
+            move(value, mode)
+        elif target >= 0:
+            move(target, "absolute")  # wherever the driver itself stands
+        else:
+            move(target - self._read, mode)
+        self._read = max(0, target)
         self.rows.clear()
         self.exhausted = False
 

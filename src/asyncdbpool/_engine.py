@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -111,7 +111,7 @@ class Engine:
             self.counters.timeouts += 1
             raise PoolTimeout(
                 f"pool {self.name!r}: no connection within {timeout:g} s; {self._situation()}"
-                f"{_reports.oldest(self.leases)}"
+                f"{_reports.oldest(self._out())}"
             ) from self.stock.connect_error
         finally:
             if suspicion is not None:
@@ -188,13 +188,7 @@ class Engine:
 
     def fit(self, record: Record) -> None:
         """Decide about a connection that has been made, checked or cleaned."""
-        if (
-            self.closing
-            or record.discard is not None
-            or record.generation != self.stock.generation
-            or len(self.stock.records) > self.options.max_size
-            or self._quota.claims_room()
-        ):
+        if self._is_unwanted(record):
             self.stock.close(record)
             return
         waited_for = not self.paused and self._head() is not None
@@ -207,6 +201,15 @@ class Engine:
         if waited_for:
             self.dispatch()
 
+    def _is_unwanted(self, record: Record) -> bool:
+        return (
+            self.closing
+            or record.discard is not None
+            or record.generation != self.stock.generation
+            or len(self.stock.records) > self.options.max_size
+            or self._quota.claims_room()
+        )
+
     def refuse(self, error: BaseException) -> bool:
         """Tell the first waiter that a connect has failed; False where nobody waits."""
         claim = self._head()
@@ -216,8 +219,8 @@ class Engine:
         claim.set_result(error)
         return True
 
-    def refill_later(self) -> None:
-        """See to it that a failed refill is tried again."""
+    def due_earlier(self) -> None:
+        """See to it that upkeep looks again when it has to."""
         self.upkeep.arm()
 
     def wanted(self) -> bool:
@@ -250,7 +253,7 @@ class Engine:
         self.counters.use_seconds += self.loop.time() - lease.taken_at
         record.move(State.RETURNING)
         record.discard = record.discard or discard
-        worn_out = record.discard is not None or self._is_worn_out(record)
+        worn_out = self._is_worn_out(record) or self._is_unwanted(record)
         always = callable(cleanup) or cleanup == "reset"
         if not (worn_out or always or record.pending) and session.clean:
             session.wishes.clear()
@@ -336,6 +339,7 @@ class Engine:
         surplus = max(0, len(stock.records) - options.max_size)
         stock.expire(stock.idle[:surplus], "resized")
         self.dispatch()
+        self.upkeep.arm()
 
     async def clear(self) -> None:
         """Retire every connection, and wait until the idle ones are closed."""
@@ -404,8 +408,12 @@ class Engine:
 
     def holders(self) -> list[LeaseInfo]:
         """Tell who holds what, and whose return is still under way."""
-        ending = (lease for lease, _ in self.returns.values())
-        return [lease.info() for lease in (*self.leases, *ending)]
+        return [lease.info() for lease in self._out()]
+
+    def _out(self) -> Iterator[Lease]:
+        yield from self.leases
+        for lease, _ in self.returns.values():
+            yield lease
 
     # What the pools under the same cap ask
 
@@ -465,7 +473,7 @@ class Engine:
         return PoolDeadlock(
             f"pool {self.name!r}: all {len(self.leases)} connections are held by tasks that wait "
             "for another one of this pool; use the one you have, or return it first"
-            f"{_reports.oldest(self.leases)}"
+            f"{_reports.oldest(self._out())}"
         )
 
     def _situation(self) -> str:

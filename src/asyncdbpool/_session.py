@@ -80,7 +80,8 @@ class Session:
                     self.driver.commit(self.raw)
             self._memory = self.driver.remember(self.raw)
         except BaseException:
-            self.driver.close(self.raw)
+            with suppress(Exception):  # the first error counts
+                self.close()
             raise
 
     @property
@@ -238,7 +239,7 @@ class Session:
         self.wishes.clear()
         self.blocks.clear()
         self.sweep_all()
-        self._ended = False
+        self._ended = not self.transaction
         if cleanup == "reset":
             if not driver.can_reset:
                 return False
@@ -250,11 +251,11 @@ class Session:
         elif cleanup is not None:
             cleanup(raw)
             self.sweep_all()
+            self._ended = True  # taken at its word, where the driver does not know better
         if self.altered or cleanup == "reset":
             self._restore()
-        proven_open = driver.in_transaction(raw)
-        self.transaction = bool(proven_open)
-        return not proven_open
+        self._look()
+        return not self.transaction
 
     def _restore(self) -> None:
         """Set the session's attributes as the borrower found them."""

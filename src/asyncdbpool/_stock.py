@@ -51,8 +51,8 @@ class Keeper(Protocol):
         """Tell the first waiter that a connect has failed; False where nobody waits."""
         ...
 
-    def refill_later(self) -> None:
-        """Set a timer for `refill_at`."""
+    def due_earlier(self) -> None:
+        """Set upkeep's timer anew: something may be due earlier than it thinks."""
 
     def wanted(self) -> bool:
         """Tell whether somebody waits for a connection that is being made."""
@@ -130,10 +130,13 @@ class Stock:
 
     def keep(self, record: Record) -> None:
         """Put a connection among the idle."""
-        if record.state is not State.CHECKING:  # a ping is no use
+        checked = record.state is State.CHECKING
+        if not checked:  # a ping is no use
             record.idle_since = self.loop.time()
         record.move(State.IDLE)
         bisect.insort(self.idle, record, key=_idle_since)
+        if checked:
+            self._keeper.due_earlier()
 
     def _is_doubtful(self, record: Record, now: float) -> bool:
         """Tell whether a proof of life is due; looks at the socket, without I/O."""
@@ -224,7 +227,7 @@ class Stock:
             return
         raise_interrupt(error)
         self.refill_at = self.loop.time() + next(self._refill_delays)
-        self._keeper.refill_later()
+        self._keeper.due_earlier()
         if not self.filling:
             text = self.arguments.redact(str(error)).strip()
             log.warning("pool %r: connect failed: %s: %s", self.name, type(error).__name__, text)

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from contextlib import suppress
 from functools import partial
 from types import BuiltinMethodType, MethodType, ModuleType, TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from asyncdbpool import _queries
-from asyncdbpool._cursor import CursorCore
+from asyncdbpool._cursor import END, CursorCore
 from asyncdbpool._lease import Lease
 from asyncdbpool._session import Session
 from asyncdbpool.errors import PoolError
@@ -176,13 +176,8 @@ class Connection:
         self._lease.session.wishes.append((name, value))
 
     async def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        return self.undisguise(await self._lease.call(Session.call, name, args, kwargs))
-
-    def undisguise(self, value: Any) -> Any:
-        """Give a proxy where a driver's method has returned its connection or a cursor."""
-        if isinstance(value, CursorCore):
-            return Cursor(self, self._lease, value)
-        return self if value is self._lease.session else value
+        value = await self._lease.call(Session.call, name, args, kwargs)
+        return _undisguised(self, self._lease, value)
 
 
 class Cursor:
@@ -263,14 +258,19 @@ class Cursor:
                 if lease.ended is not None:
                     lease.check()
                 yield core.rows.popleft()
-            if (row := await self.fetchone()) is None:
+            if (row := await self._next()) is END:
                 return
             yield row
 
     async def __anext__(self) -> Any:
-        if (row := await self.fetchone()) is None:
+        if (row := await self._next()) is END:
             raise StopAsyncIteration
         return row
+
+    async def _next(self) -> Any:
+        if self._open().can_serve(1):
+            return self._core.next()
+        return await self._on_thread(CursorCore.next)
 
     async def scroll(self, value: int, mode: str = "relative") -> None:
         """Move the position in the result; a failed move changes nothing."""
@@ -299,10 +299,14 @@ class Cursor:
         """The last inserted row's id, where the driver tells it."""
         return self._born_or_not().lastrowid
 
-    @property
-    def arraysize(self) -> Any:
-        """Rows that `fetchmany()` returns unless told."""
-        return self._born_or_not().arraysize
+    if TYPE_CHECKING:
+        arraysize: Any  # it can be assigned, like everything that goes through __setattr__
+    else:
+
+        @property
+        def arraysize(self) -> Any:
+            """Rows that `fetchmany()` returns unless told."""
+            return self._born_or_not().arraysize
 
     @property
     def rownumber(self) -> Any:
@@ -337,7 +341,7 @@ class Cursor:
         value = await self._on_thread(CursorCore.invoke, name, args, kwargs)
         if value is self._core:
             return self
-        return self._connection.undisguise(value)
+        return _undisguised(self._connection, self._lease, value)
 
     # The end
 
@@ -516,6 +520,13 @@ def _with_core(
     args: tuple[Any, ...],
 ) -> Any:
     return operation(core, *args)
+
+
+def _undisguised(connection: Connection, lease: Lease, value: Any) -> Any:
+    """Give a proxy where a driver's method has returned its own connection or a cursor."""
+    if isinstance(value, CursorCore):
+        return Cursor(connection, lease, value)
+    return connection if value is lease.session else value
 
 
 def _is_method(raw: Any, name: str, value: Any) -> bool:

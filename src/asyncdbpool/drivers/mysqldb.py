@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ctypes
+from collections import deque
+from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any, ClassVar
 
 from asyncdbpool.drivers.dbapi import Driver
@@ -37,12 +40,32 @@ _SOON = frozenset(
 )
 
 
+_SERVER_STATUS = 30  # enum mariadb_value: MARIADB_CONNECTION_SERVER_STATUS
+_IN_TRANSACTION = 1  # SERVER_STATUS_IN_TRANS
+
+_CAPSULE = b"_mysql.connection.native_connection"
+
+
 class MySQLdbDriver(Driver):
-    """mysqlclient tells autocommit and its socket, but not whether a transaction is open."""
+    """mysqlclient tells autocommit and its socket.
+
+    Whether a transaction is open, the server tells with every answer; the module keeps that to
+    itself, but MariaDB's C library can be asked for it. With MySQL's own library nobody knows.
+    """
 
     database_keyword: ClassVar[str] = "database"
     timeout_keyword: ClassVar[str | None] = "connect_timeout"
     can_reset: ClassVar[bool] = True
+
+    def __init__(self, module: Any) -> None:
+        super().__init__(module)
+        self._server_status = _server_status(module)
+
+    def in_transaction(self, raw: Any) -> bool | None:
+        """Read the flag that came with the server's last answer."""
+        if self._server_status is None:
+            return None
+        return bool(self._server_status(raw) & _IN_TRANSACTION)
 
     def begin(self, raw: Any) -> None:
         """Begin by hand in autocommit only: elsewhere it would commit what went before."""
@@ -72,10 +95,18 @@ class MySQLdbDriver(Driver):
             asked.get("password", asked.get("passwd")) or "",
             asked.get("database", asked.get("db")) or None,
         )
+        self.run(raw, "DO 0")  # the library learns autocommit and the like with an answer only
         if asked.get("init_command"):
             self.run(raw, asked["init_command"])
         if asked.get("sql_mode"):
             raw.set_sql_mode(asked["sql_mode"])
+
+    def fetch(self, cursor: Any, count: int, into: deque[Any]) -> type:
+        """Take a streamed result row by row, so that an error loses none of the rows before it."""
+        if not isinstance(cursor, self.module.cursors.CursorUseResultMixIn):
+            return super().fetch(cursor, count, into)
+        into.extend(islice(iter(cursor.fetchone, None), count))
+        return tuple
 
     def is_disconnect(self, error: BaseException, raw: Any) -> bool:
         """A lost or killed connection, or a server that became read-only.
@@ -87,6 +118,26 @@ class MySQLdbDriver(Driver):
     def is_transient(self, error: BaseException) -> bool:
         """Refused, lost while connecting, too many connections, shutting down."""
         return _number(error) in _SOON
+
+
+def _server_status(module: Any) -> Callable[[Any], int] | None:
+    """Find MariaDB's `mariadb_get_infov()` in the library that the module is linked with."""
+    try:
+        library = ctypes.CDLL(module._mysql.__file__)  # noqa: SLF001 - it has no other name
+        get_info = library.mariadb_get_infov
+    except (AttributeError, OSError):  # MySQL's own library, or no C module at all
+        return None
+    get_info.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
+    pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer.argtypes, pointer.restype = [ctypes.py_object, ctypes.c_char_p], ctypes.c_void_p
+
+    def status(raw: Any) -> int:
+        value = ctypes.c_uint()
+        handle = pointer(raw._get_native_connection(), _CAPSULE)  # noqa: SLF001 - as above
+        get_info(handle, _SERVER_STATUS, ctypes.byref(value))
+        return value.value
+
+    return status
 
 
 def _number(error: BaseException) -> object:
