@@ -350,7 +350,7 @@ class Engine:
     async def pause(self) -> None:
         """Lend nothing from now on, and wait until everything lent is back."""
         self.paused = True
-        await self._until(lambda: not any(record.permit for record in self.stock.records))
+        await self._until(lambda: not self.stock.count(State.LENT) and not self.returns)
 
     def resume(self) -> None:
         """Lend again."""
@@ -426,9 +426,20 @@ class Engine:
         idle = self.stock.idle
         return idle[0].idle_since if idle else None
 
+    def idle_count(self) -> int:
+        """Tell how many connections are idle."""
+        return len(self.stock.idle)
+
     def make_room(self) -> None:
         """Close that connection."""
         self.stock.expire(self.stock.idle[:1], "another pool needs the room")
+
+    @property
+    def free(self) -> int:
+        """How many tasks would be served now without waiting for somebody else's return."""
+        if self.closing or self.paused:
+            return 0
+        return min(self.permits.free, len(self.stock.idle) + self._quota.room(self.permits.size))
 
     # Saying no
 

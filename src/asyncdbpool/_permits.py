@@ -37,6 +37,9 @@ class Permits(asyncio.Semaphore):
             self.waiting += 1
             try:
                 await super().acquire()
+            except asyncio.CancelledError:
+                await self._collect()  # a permit may have come back in this very tick
+                raise
             finally:
                 self.waiting -= 1
         else:
@@ -61,9 +64,13 @@ class Permits(asyncio.Semaphore):
             else:
                 super().release()
         self._owed += max(0, -change)
+        await self._collect()
+
+    async def _collect(self) -> None:
+        """Take what is owed and free; it does not suspend."""
         while self._owed and not self.locked():
             self._owed -= 1
-            await super().acquire()  # does not suspend: a permit is free
+            await super().acquire()
 
     def disband(self) -> None:
         """Wake every waiter within this tick; each has to look whether the pool is closed."""

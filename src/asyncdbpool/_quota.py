@@ -13,9 +13,15 @@ class Member(Protocol):
 
     def oldest_wait(self) -> float | None:
         """Tell since when the pool's first waiter waits, or None."""
+        ...
 
     def idle_since(self) -> float | None:
         """Tell since when its least recently used connection is idle, or None."""
+        ...
+
+    def idle_count(self) -> int:
+        """Tell how many of its connections are idle."""
+        ...
 
     def make_room(self) -> None:
         """Close that connection."""
@@ -29,12 +35,14 @@ class Cap:
     """So many connections, and the pools that share them.
 
     Attributes:
+        name: The option that sets it.
         limit: Connections at most.
         taken: Connections that there are.
         leaving: Those of them that are being closed to make room.
         quotas: The shares of the pools under this cap.
     """
 
+    name: str
     limit: int
     taken: int = 0
     leaving: int = 0
@@ -74,6 +82,23 @@ class Quota:
         """Serve this pool from now on (again, after a close and an open)."""
         self.member = member
         self.in_line = False
+
+    def situation(self) -> str:
+        """Say how the caps stand, for a message."""
+        return "".join(f"; {cap.name}: {cap.taken} of {cap.limit} taken" for cap in self._caps)
+
+    def room(self, most: int) -> int:
+        """Count what could be made now, the idle connections of other pools given up for it."""
+        return min(
+            [most, *(cap.limit - cap.taken + self._idle_elsewhere(cap) for cap in self._caps)]
+        )
+
+    def _idle_elsewhere(self, cap: Cap) -> int:
+        return sum(
+            quota.member.idle_count()
+            for quota in cap.quotas
+            if quota is not self and quota.member is not None
+        )
 
     def take(self, *, for_waiter: bool) -> bool:
         """Take room for one connection; False puts the pool in line, if for a waiter.

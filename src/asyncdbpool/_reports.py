@@ -44,7 +44,7 @@ def situation(stock: Stock, waiting: int, *, paused: bool) -> str:
     size = len(stock.records)
     text = (
         f"size {size} of max_size {stock.options.max_size}: in use {size - idle - connecting}, "
-        f"idle {idle}, connecting {connecting}; waiting {waiting}"
+        f"idle {idle}, connecting {connecting}; waiting {waiting}{stock.quota.situation()}"
     )
     return f"{text}; paused" if paused else text
 

@@ -105,8 +105,8 @@ class Stock:
         return sum(record.state in states for record in self.records)
 
     def spare(self) -> int:
-        """Tell how many connections there are above `min_size`."""
-        return len(self.records) - self.options.min_size
+        """Tell how many connections there are above `min_size`, those about to go left out."""
+        return len(self.records) - self.count(State.CLOSING) - self.options.min_size
 
     @property
     def checks_always(self) -> bool:

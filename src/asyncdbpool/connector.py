@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, ItemsView, Iterator, Mapping
+import inspect
+from collections.abc import Awaitable, Callable, ItemsView, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,6 +18,8 @@ from asyncdbpool.stats import PoolStats
 __all__ = ["DatabaseConnector"]
 
 Key = tuple[str, str | None]
+
+_OPTIONS = frozenset(inspect.signature(ConnectionPool).parameters)
 
 
 class DatabaseConnector(Mapping[Key, ConnectionPool]):
@@ -71,7 +74,7 @@ class DatabaseConnector(Mapping[Key, ConnectionPool]):
         self._conn_pool = conn_pool
         self._options = options
         self._max_per_host = max_per_host
-        self._total = None if max_total is None else Cap(max_total)
+        self._total = None if max_total is None else Cap("max_total", max_total)
         self._hosts: dict[str, Cap] = {}
         self._pools: dict[Key, ConnectionPool] = {}
         self._closed = False
@@ -99,25 +102,27 @@ class DatabaseConnector(Mapping[Key, ConnectionPool]):
         return pool
 
     def _make(self, host: str, dbname: str | None) -> ConnectionPool:
-        entry = self.credentials_for(host)
-        kwargs: dict[str, Any] = {}
-        if self._driver.host_keyword is not None:
-            kwargs[self._driver.host_keyword] = host
+        driver, entry = self._driver, self.credentials_for(host)
         options = dict(self._options)
+        kwargs: dict[str, Any] = dict(options.pop("connect_kwargs", None) or {})
+        kwargs |= {name: options.pop(name) for name in tuple(options) if name not in _OPTIONS}
+        if driver.host_keyword is not None:
+            kwargs[driver.host_keyword] = host
         if isinstance(entry, Mapping):
-            kwargs.update(entry)
+            kwargs |= entry
         else:
             options["credentials"] = entry
         if dbname is not None:
-            kwargs[self._driver.database_keyword] = dbname
-        given = options.pop("connect_kwargs", None) or {}
+            for name in driver.database_aliases:
+                kwargs.pop(name, None)
+            kwargs[driver.database_keyword] = dbname
         options.setdefault("name", f"{host}/{dbname}" if dbname is not None else host)
-        pool = self._conn_pool(
-            self._module, driver=self._driver, connect_kwargs={**given, **kwargs}, **options
-        )
+        pool = self._conn_pool(self._module, driver=driver, connect_kwargs=kwargs, **options)
         caps = [] if self._total is None else [self._total]
         if self._max_per_host is not None:
-            caps.append(self._hosts.setdefault(host, Cap(self._max_per_host)))
+            address = kwargs.get(driver.host_keyword or "", host)  # of an alias, the host's
+            cap = Cap("max_per_host", self._max_per_host)
+            caps.append(self._hosts.setdefault(address, cap))
         pool.share(caps)
         return pool
 
@@ -162,11 +167,17 @@ class DatabaseConnector(Mapping[Key, ConnectionPool]):
     async def close(self, timeout: float | None = 10.0) -> None:
         """Close every pool, side by side, as `ConnectionPool.close()` does."""
         self._closed = True
-        await asyncio.gather(*(pool.close(timeout) for pool in self._pools.values()))
+        await self._each(pool.close(timeout) for pool in self._pools.values())
 
     async def clear(self) -> None:
         """Clear every pool, as `ConnectionPool.clear()` does."""
-        await asyncio.gather(*(pool.clear() for pool in self._pools.values()))
+        await self._each(pool.clear() for pool in self._pools.values())
+
+    async def _each(self, calls: Iterable[Awaitable[None]]) -> None:
+        """Do all of it, whatever becomes of one, and then raise the first error."""
+        for error in await asyncio.gather(*calls, return_exceptions=True):
+            if error is not None:
+                raise error
 
     def stats(self) -> dict[Key, PoolStats]:
         """Take the figures of every pool."""

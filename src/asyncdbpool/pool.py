@@ -182,17 +182,19 @@ class ConnectionPool:
         if self._ending is not None and not self._ending.done():
             await asyncio.shield(self._ending)
         if self._running() is None:
-            self._closed = False
-            engine = self._start()
-            self._opening = engine.loop.create_task(self._fill(engine), name=f"{self._name}: open")
+            engine, was_closed, self._closed = self._start(), self._closed, False
+            self._opening = engine.loop.create_task(
+                self._fill(engine, was_closed), name=f"{self._name}: open"
+            )
         if self._opening is not None:
             await asyncio.shield(self._opening)
         return self
 
-    async def _fill(self, engine: Engine) -> None:
+    async def _fill(self, engine: Engine, was_closed: bool) -> None:
         try:
             await engine.stock.fill()
         except BaseException:
+            self._closed = was_closed
             await engine.shut_down(0)
             if self._engine is engine:
                 self._engine = None
@@ -450,8 +452,9 @@ class ConnectionPool:
         try:
             return await lease.call(Session.once, work, *args)
         finally:
-            if lease.ended is None:
-                lease.give_back(lease.cleanup)
+            settled = None if lease.ended else lease.give_back(lease.cleanup)
+            if settled is not None:
+                await settled
 
     # Live changes
 
@@ -554,8 +557,8 @@ class ConnectionPool:
         """How many `get()`s would be served now without waiting for somebody else's return."""
         engine = self._engine
         if engine is None:
-            return 0 if self._closed else self._options.max_size
-        return 0 if engine.closing or engine.paused else engine.permits.free
+            return 0 if self._closed else self._plan.quota.room(self._options.max_size)
+        return engine.free
 
     def __repr__(self) -> str:
         s = self.stats()

@@ -26,6 +26,7 @@ class Driver:
         module: The PEP 249 module, or any object with a `connect`.
         host_keyword: The keyword of `connect()` for the host; None where there are no hosts.
         database_keyword: The keyword of `connect()` for the database's name.
+        database_aliases: Other keywords for the same, which it replaces.
         timeout_keyword: The keyword of `connect()` for its own timeout in seconds, if it has one.
         can_reset: Whether `reset()` works; where not, `cleanup="reset"` closes the connection.
         session_attributes: Attributes that one borrower's methods may change and the next must
@@ -34,6 +35,7 @@ class Driver:
 
     host_keyword: ClassVar[str | None] = "host"
     database_keyword: ClassVar[str] = "database"
+    database_aliases: ClassVar[tuple[str, ...]] = ()
     timeout_keyword: ClassVar[str | None] = None
     can_reset: ClassVar[bool] = False
     session_attributes: ClassVar[tuple[str, ...]] = ()

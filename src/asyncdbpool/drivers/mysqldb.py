@@ -54,6 +54,7 @@ class MySQLdbDriver(Driver):
     """
 
     database_keyword: ClassVar[str] = "database"
+    database_aliases: ClassVar[tuple[str, ...]] = ("db",)
     timeout_keyword: ClassVar[str | None] = "connect_timeout"
     can_reset: ClassVar[bool] = True
 

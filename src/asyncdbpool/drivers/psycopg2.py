@@ -38,6 +38,7 @@ class Psycopg2Driver(Driver):
     """psycopg2 knows its transaction's state from every answer, and its socket."""
 
     database_keyword: ClassVar[str] = "dbname"
+    database_aliases: ClassVar[tuple[str, ...]] = ("database",)
     can_reset: ClassVar[bool] = True
     session_attributes: ClassVar[tuple[str, ...]] = (
         "autocommit",
