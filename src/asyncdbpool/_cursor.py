@@ -41,6 +41,7 @@ class CursorCore:
         "_read",
         "_rowcount",
         "_session",
+        "_told",
         "closed",
         "description",
         "exhausted",
@@ -131,6 +132,7 @@ class CursorCore:
         self._error: BaseException | None = None
         self._read = 0  # rows taken from the driver
         self.exhausted = False
+        self._told = False  # the reader has been told of the end
         self.gives_rows = False
 
     def _take_note(self) -> None:
@@ -182,6 +184,7 @@ class CursorCore:
             self._top_up(BATCH)
         if not self.rows:
             self._raise_late_error()
+            self._told = True
             return END
         return self.rows.popleft()
 
@@ -199,6 +202,7 @@ class CursorCore:
         if not self.rows:
             self._raise_late_error()
         rows = self.rows
+        self._told = size > len(rows)
         return self._many_type([rows.popleft() for _ in range(min(size, len(rows)))])
 
     def fetchall(self) -> Any:
@@ -209,6 +213,7 @@ class CursorCore:
             self._top_up(CHUNK)
             time.sleep(0)  # offers the GIL to the event loop
         self._raise_late_error()
+        self._told = True
         rows = list(self.rows)
         self.rows.clear()
         return rows if self._all_type is list else self._all_type(rows)
@@ -259,15 +264,17 @@ class CursorCore:
             for _ in range(target - position):
                 self.rows.popleft()
             return
-        if mode != "relative" or not self.gives_rows:
-            move(value, mode)
-        elif target >= 0:
-            move(target, "absolute")  # wherever the driver itself stands
+        if mode == "relative" and self.gives_rows:
+            # A server that has come to the end stands behind the last row, one step further.
+            behind = (
+                self.exhausted and not self._told and self._session.driver.goes_behind(self.raw)
+            )
+            move(value - len(self.rows) - behind, mode)
         else:
-            move(target - self._read, mode)
+            move(value, mode)
         self._read = max(0, target)
         self.rows.clear()
-        self.exhausted = False
+        self.exhausted = self._told = False
 
     def close(self) -> None:
         """Close the driver's cursor and let it die on this thread."""

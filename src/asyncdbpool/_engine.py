@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from asyncdbpool import _reports
+from asyncdbpool._claims import Claims
 from asyncdbpool._lease import Lease
 from asyncdbpool._options import Cleanup, Options
 from asyncdbpool._permits import Permits
@@ -31,9 +31,6 @@ __all__ = ["Engine"]
 log = logging.getLogger("asyncdbpool")
 
 _DOUBT = 15.0  # seconds of an endless wait after which a probable deadlock is taken for one
-
-Claim = asyncio.Future[Record | BaseException]
-"""A task that has its permit and waits for a connection to come with it."""
 
 
 class Engine:
@@ -61,7 +58,7 @@ class Engine:
         self.waiters: dict[asyncio.Task[Any] | None, float] = {}
         self.closing = False
         self.paused = False
-        self._claims: deque[Claim] = deque()
+        self._claims = Claims()
         self._changes: set[asyncio.Future[None]] = set()
         self._quota = plan.quota
         self._quota.join(self)
@@ -71,7 +68,7 @@ class Engine:
 
     async def acquire(self, timeout: float | None, cleanup: Cleanup, *, certain: bool) -> Lease:
         """Lend a connection: an idle one, a returned one or a new one, whatever comes first."""
-        self._refuse_if_closed()
+        self.refuse_if_closed()
         record: Record | None = None
         permit = not self.permits.locked()
         if permit:
@@ -97,7 +94,7 @@ class Engine:
                         suspicion = self.loop.call_later(doubt, self._suspect, limit, deadlock)
                         await self.permits.acquire()
                         permit = True
-                    self._refuse_if_closed()
+                    self.refuse_if_closed()
                     return self._take_idle() or await self._claim()
                 except BaseException:
                     if permit:
@@ -121,15 +118,13 @@ class Engine:
 
     async def _claim(self) -> Record:
         """Wait, with a permit, for a connection: a returned one, a checked one or a new one."""
-        claim: Claim = self.loop.create_future()
-        self._claims.append(claim)
+        claim = self._claims.stake(self.loop)
         self.dispatch()
         try:
             served = await claim
         except asyncio.CancelledError:
             if claim.cancelled():
-                with suppress(ValueError):  # passed over already
-                    self._claims.remove(claim)
+                self._claims.drop(claim)
             else:  # served in the very tick of the cancellation
                 self._refund(claim.result())
             raise
@@ -158,7 +153,7 @@ class Engine:
 
     def _take_idle(self) -> Record | None:
         """Take an idle connection, if nobody is first."""
-        if self.paused or self._head() is not None:
+        if self.paused or self._claims:
             return None
         record = self.stock.take()
         if record is not None:
@@ -173,9 +168,9 @@ class Engine:
             return
         stock = self.stock
         if not self.paused:
-            while self._head() is not None and (record := stock.take()) is not None:
-                self._serve(record)
-            missing = sum(not claim.done() for claim in self._claims) - len(stock.under_way)
+            while self._claims and (record := stock.take()) is not None:
+                self._claims.serve(record)
+            missing = len(self._claims) - len(stock.under_way)
             while missing > 0:
                 if stock.idle:
                     stock.check(stock.idle[-1])
@@ -191,10 +186,10 @@ class Engine:
         if self._is_unwanted(record):
             self.stock.close(record)
             return
-        waited_for = not self.paused and self._head() is not None
+        waited_for = not self.paused and bool(self._claims)
         checked_first = record.state is State.RETURNING and self.stock.checks_always
         if waited_for and not checked_first:
-            self._serve(record)
+            self._claims.serve(record)
         else:
             self.stock.keep(record)
         self.settled(record)
@@ -212,12 +207,7 @@ class Engine:
 
     def refuse(self, error: BaseException) -> bool:
         """Tell the first waiter that a connect has failed; False where nobody waits."""
-        claim = self._head()
-        if claim is None:
-            return False
-        self._claims.popleft()
-        claim.set_result(error)
-        return True
+        return self._claims.refuse(error)
 
     def due_earlier(self) -> None:
         """See to it that upkeep looks again when it has to."""
@@ -225,17 +215,7 @@ class Engine:
 
     def wanted(self) -> bool:
         """Tell whether somebody waits for a connection that is being made."""
-        return self._head() is not None
-
-    def _serve(self, record: Record) -> None:
-        record.move(State.LENT)
-        self._claims.popleft().set_result(record)
-
-    def _head(self) -> Claim | None:
-        """Return the first claim that still stands."""
-        while self._claims and self._claims[0].done():
-            self._claims.popleft()
-        return self._claims[0] if self._claims else None
+        return bool(self._claims)
 
     # Taking back
 
@@ -321,6 +301,7 @@ class Engine:
     def reclaim(self, lease: Lease) -> None:
         """Take back a lease that was dropped; the garbage collector calls it on any thread."""
         self.counters.reclaimed += 1
+        lease.forget_user()
         with suppress(RuntimeError):  # the loop is closed, and the pool gone with it
             self.loop.call_soon_threadsafe(self._reclaim, lease)
 
@@ -446,7 +427,8 @@ class Engine:
     def _closed(self) -> PoolClosed:
         return PoolClosed(f"pool {self.name!r} is closed; open it again with `await pool.open()`")
 
-    def _refuse_if_closed(self) -> None:
+    def refuse_if_closed(self) -> None:
+        """Raise `PoolClosed` once nobody gets a connection any more."""
         if self.closing:
             raise self._closed()
 

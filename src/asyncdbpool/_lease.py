@@ -102,6 +102,10 @@ class Lease:
         """The task that used the connection last, if it still lives."""
         return self._user()
 
+    def forget_user(self) -> None:
+        """Note that nobody holds the proxy any more."""
+        self._user = _nobody
+
     def info(self) -> LeaseInfo:
         """Tell who holds the connection."""
         task = self.user

@@ -15,6 +15,16 @@ Cleanup = Literal["rollback", "reset"] | Callable[[Any], object] | None
 Credentials = Callable[[], Mapping[str, Any] | Awaitable[Mapping[str, Any]]]
 
 
+class Default:
+    """Stands for "as the pool's option says"."""
+
+    def __repr__(self) -> str:
+        return "<the pool's own>"
+
+
+DEFAULT = Default()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """Every option of `ConnectionPool`, which documents them; all times are in seconds."""
@@ -107,7 +117,9 @@ def checked_cleanup(value: object) -> None:
 
 def refuse_coroutine_function(name: str, hook: object) -> None:
     """Raise an error for a hook that could not run on a connection's thread."""
-    if inspect.iscoroutinefunction(hook):
+    if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(
+        getattr(hook, "__call__", None)  # noqa: B004 - an object with an `async def __call__`
+    ):
         raise TypeError(
             f"{name} is a coroutine function, but it runs on the connection's own thread; "
             "give a plain function that uses the driver's blocking connection"

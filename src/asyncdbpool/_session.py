@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import select
 import socket
@@ -75,7 +76,7 @@ class Session:
             self.cursor_class = type(cursor)
             cursor.close()
             if setup is not None:
-                setup(self.raw)
+                self._run_hook("setup", setup)
                 if self.driver.in_transaction(self.raw) is not False:
                     self.driver.commit(self.raw)
             self._memory = self.driver.remember(self.raw)
@@ -249,7 +250,7 @@ class Session:
             if driver.in_transaction(raw) is not False:
                 self.rollback()
         elif cleanup is not None:
-            cleanup(raw)
+            self._run_hook("cleanup", cleanup)
             self.sweep_all()
             self._ended = True  # taken at its word, where the driver does not know better
         if self.altered or cleanup == "reset":
@@ -274,10 +275,20 @@ class Session:
         if check is None:
             self.driver.ping(self.raw)
             return
-        if check(self.raw) is False:
+        if self._run_hook("check", check) is False:
             raise PoolError(f"pool {self._pool!r}: the check returned False")
         if self.driver.in_transaction(self.raw) is not False:
             self.driver.rollback(self.raw)
+
+    def _run_hook(self, name: str, hook: Callable[[Any], object]) -> object:
+        result = hook(self.raw)
+        if inspect.iscoroutine(result):
+            result.close()
+            raise TypeError(
+                f"pool {self._pool!r}: {name} returned a coroutine, but it runs on the "
+                "connection's own thread; give a plain function"
+            )
+        return result
 
     def close(self) -> None:
         """Close the connection, whatever state it is in; its objects die on this thread."""

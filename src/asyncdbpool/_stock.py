@@ -157,7 +157,7 @@ class Stock:
 
     def refill(self) -> None:
         """Make what is missing to `min_size`, unless that has just failed."""
-        if self.loop.time() >= self.refill_at:
+        if self.loop.time() >= self.refill_at and not self._keeper.closing:
             while self.spare() < 0 and self.may_connect(for_waiter=False):
                 self.connect()
 

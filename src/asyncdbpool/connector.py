@@ -8,11 +8,12 @@ from collections.abc import Awaitable, Callable, ItemsView, Iterable, Iterator, 
 from types import TracebackType
 from typing import Any, Self
 
-from asyncdbpool._options import Cleanup, Credentials, checked_size
+from asyncdbpool._borrowing import Borrowing, Transacting
+from asyncdbpool._options import DEFAULT, Cleanup, Credentials, Default, checked_size
 from asyncdbpool._quota import Cap
 from asyncdbpool.drivers import Driver, find_driver
 from asyncdbpool.errors import PoolClosed, UnknownHost
-from asyncdbpool.pool import DEFAULT, Borrowing, ConnectionPool, Default, Transacting
+from asyncdbpool.pool import ConnectionPool
 from asyncdbpool.stats import PoolStats
 
 __all__ = ["DatabaseConnector"]

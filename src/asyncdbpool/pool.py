@@ -8,16 +8,20 @@ import warnings
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 from asyncdbpool import _queries, _reports
+from asyncdbpool._borrowing import Borrowing, Transacting
 from asyncdbpool._connect import ConnectArguments
 from asyncdbpool._engine import Engine
 from asyncdbpool._options import (
+    DEFAULT,
     Check,
     Cleanup,
     Credentials,
+    Default,
     Options,
     checked_cleanup,
     checked_seconds,
@@ -33,16 +37,6 @@ from asyncdbpool.stats import Counters, LeaseInfo, PoolStats
 __all__ = ["ConnectionPool"]
 
 _numbers = itertools.count(1)
-
-
-class Default:
-    """Stands for "as the pool's option says"."""
-
-    def __repr__(self) -> str:
-        return "<the pool's own>"
-
-
-DEFAULT = Default()
 
 
 class ConnectionPool:
@@ -193,11 +187,11 @@ class ConnectionPool:
     async def _fill(self, engine: Engine, was_closed: bool) -> None:
         try:
             await engine.stock.fill()
+            engine.refuse_if_closed()
         except BaseException:
-            self._closed = was_closed
-            await engine.shut_down(0)
-            if self._engine is engine:
-                self._engine = None
+            if not engine.closing:
+                self._closed = was_closed
+                await self._end(engine, 0)
             raise
         finally:
             self._opening = None
@@ -371,7 +365,7 @@ class ConnectionPool:
         Returns:
             An async context manager that gives a `Connection`; see `get()` for its errors.
         """
-        return Borrowing(self, timeout, self._cleanup(cleanup))
+        return Borrowing(partial(self._get, timeout, self._cleanup(cleanup), certain=True))
 
     def transaction(
         self, *, timeout: float | Default | None = DEFAULT, cleanup: Cleanup | Default = DEFAULT
@@ -385,7 +379,7 @@ class ConnectionPool:
         Returns:
             An async context manager that gives a `Connection`.
         """
-        return Transacting(self, timeout, self._cleanup(cleanup))
+        return Transacting(partial(self._get, timeout, self._cleanup(cleanup), certain=True))
 
     async def provide(self) -> AsyncIterator[Connection]:
         """Yield one connection, for FastAPI's `Depends(pool.provide)` and DI containers."""
@@ -567,61 +561,6 @@ class ConnectionPool:
             f"<{type(self).__name__} {self._name!r}, {state}: size {s.size} of {s.max_size}, "
             f"idle {s.idle}, in use {s.in_use}, waiting {s.waiting}>"
         )
-
-
-class Borrowing:
-    """What `ConnectionPool.connection()` returns: borrow on entry, return on exit."""
-
-    __slots__ = ("_cleanup", "_conn", "_pool", "_timeout")
-
-    def __init__(
-        self, pool: ConnectionPool, timeout: float | Default | None, cleanup: Cleanup
-    ) -> None:
-        self._pool = pool
-        self._timeout = timeout
-        self._cleanup: Cleanup = cleanup
-
-    async def __aenter__(self) -> Connection:
-        self._conn = await self._pool._get(  # noqa: SLF001 - the pool made it
-            self._timeout, self._cleanup, certain=True
-        )
-        return self._conn
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool | None:
-        await self._conn.close()
-        return None
-
-
-class Transacting(Borrowing):
-    """What `ConnectionPool.transaction()` returns: a transaction for the whole loan."""
-
-    __slots__ = ("_transaction",)
-
-    async def __aenter__(self) -> Connection:
-        conn = await super().__aenter__()
-        try:
-            self._transaction = await conn.transaction().start()
-        except BaseException:
-            await conn.close()
-            raise
-        return conn
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool | None:
-        try:
-            await self._transaction.__aexit__(kind, error, traceback)
-        finally:
-            await self._conn.close()
-        return None
 
 
 def _merged(kwargs: dict[str, Any], connect_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:

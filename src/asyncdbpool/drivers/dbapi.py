@@ -169,6 +169,10 @@ class Driver:
         """Tell whether the statement just run has rows to fetch."""
         return cursor.description is not None
 
+    def goes_behind(self, cursor: Any) -> bool:
+        """Tell whether a fetch that comes back short leaves the position behind the last row."""
+        return False
+
     def fetch(self, cursor: Any, count: int, into: deque[Any]) -> type:
         """Append up to `count` rows, fewer at the end, and return `fetchmany()`'s container."""
         rows: Any = cursor.fetchmany(count)

@@ -99,6 +99,10 @@ class Psycopg2Driver(Driver):
         """A named cursor has its description only after the first fetch."""
         return cursor.description is not None or cursor.name is not None
 
+    def goes_behind(self, cursor: Any) -> bool:
+        """A named cursor's position is the server's own."""
+        return cursor.name is not None
+
     def is_disconnect(self, error: BaseException, raw: Any) -> bool:
         """A closed connection, an administrator's shutdown, or a server that became read-only."""
         code = getattr(error, "pgcode", None) or ""

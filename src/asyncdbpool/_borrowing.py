@@ -1,0 +1,57 @@
+"""The `async with` forms of borrowing: a connection, or a transaction, for a block."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+
+from asyncdbpool.proxies import Connection
+
+__all__ = ["Borrowing", "Transacting"]
+
+
+class Borrowing:
+    """What `ConnectionPool.connection()` returns: borrow on entry, return on exit."""
+
+    __slots__ = ("_borrow", "_conn")
+
+    def __init__(self, borrow: Callable[[], Awaitable[Connection]]) -> None:
+        self._borrow = borrow
+
+    async def __aenter__(self) -> Connection:
+        self._conn = await self._borrow()
+        return self._conn
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._conn.close()
+
+
+class Transacting(Borrowing):
+    """What `ConnectionPool.transaction()` returns: a transaction for the whole loan."""
+
+    __slots__ = ("_transaction",)
+
+    async def __aenter__(self) -> Connection:
+        conn = await super().__aenter__()
+        try:
+            self._transaction = await conn.transaction().start()
+        except BaseException:
+            await conn.close()
+            raise
+        return conn
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            await self._transaction.__aexit__(kind, error, traceback)
+        finally:
+            await self._conn.close()

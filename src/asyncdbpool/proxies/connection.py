@@ -1,0 +1,180 @@
+"""The borrowed connection."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from asyncdbpool import _queries
+from asyncdbpool._cursor import CursorCore
+from asyncdbpool._lease import Lease
+from asyncdbpool._session import Session
+from asyncdbpool.proxies._members import is_method
+from asyncdbpool.proxies.cursor import Cursor, Execution, undisguised
+from asyncdbpool.proxies.transaction import Transaction
+
+__all__ = ["Connection"]
+
+
+class Connection:
+    """A borrowed connection: PEP 249's `Connection` with awaitable methods.
+
+    Every other attribute of the driver's connection is there by the same name: a method as an
+    awaitable that runs on the connection's thread, a value or a class as it is. An assignment
+    takes effect ahead of the next statement and is undone on return.
+
+    Once returned, every use raises `ConnectionReturned`; only `bool()`, `repr()` and `close()` are
+    harmless. Statements that several tasks issue run one after the other, in their order. A
+    cancelled call raises `CancelledError` at once; one that had not started never runs.
+    """
+
+    __slots__ = ("__weakref__", "_lease")
+
+    _lease: Lease
+
+    def __init__(self, lease: Lease) -> None:
+        object.__setattr__(self, "_lease", lease)
+
+    # Statements
+
+    def cursor(self, *args: Any, **kwargs: Any) -> Cursor:
+        """Make a cursor, without a hop: the driver's own is born with its first statement.
+
+        Args:
+            *args: What the driver's `cursor()` takes, a name or a class, say.
+            **kwargs: The same, by keyword.
+        """
+        self._lease.check()
+        return Cursor(self, self._lease, CursorCore(self._lease.session, args, kwargs))
+
+    def execute(self, sql: Any, *args: Any, **kwargs: Any) -> Execution:
+        """Run a statement on a new cursor: `cur = await ...` or `async with ... as cur`.
+
+        Args:
+            sql: The statement, with the driver's own parameter style.
+            *args: Its parameters, as the driver's `execute()` takes them.
+            **kwargs: What else the driver's `execute()` takes.
+
+        Raises:
+            ConnectionReturned: The connection has been returned.
+            Exception: Whatever the driver raises, unchanged.
+        """
+        return self.cursor().execute(sql, *args, **kwargs)
+
+    def executemany(self, sql: Any, *args: Any, **kwargs: Any) -> Execution:
+        """Run a statement once for each set of parameters, on a new cursor."""
+        return self.cursor().executemany(sql, *args, **kwargs)
+
+    async def fetch_all(self, sql: Any, params: Any = None) -> list[Any]:
+        """Run a statement and return all of its rows, in one hop."""
+        rows: list[Any] = await self._query(_queries.fetch_all, sql, params)
+        return rows
+
+    async def fetch_one(self, sql: Any, params: Any = None) -> Any:
+        """Run a statement and return its first row or None, in one hop."""
+        return await self._query(_queries.fetch_one, sql, params)
+
+    async def fetch_val(self, sql: Any, params: Any = None, column: Any = 0) -> Any:
+        """Run a statement and return one column of its first row or None, in one hop."""
+        return await self._query(_queries.fetch_val, sql, params, column)
+
+    async def _query(self, query: Callable[..., Any], sql: Any, *args: Any) -> Any:
+        self._lease.statement = sql
+        return await self._lease.call(query, sql, *args)
+
+    async def run(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run `fn(raw, *args, **kwargs)` on the connection's thread with the driver's connection.
+
+        Args:
+            fn: A blocking function; nothing of what it is given may outlive it.
+            *args: Passed on.
+            **kwargs: Passed on.
+
+        Returns:
+            What `fn` returns.
+        """
+        return await self._lease.call(Session.apply, fn, args, kwargs)
+
+    # Transactions
+
+    async def commit(self) -> None:
+        """Commit the open transaction."""
+        await self._lease.call(Session.commit)
+
+    async def rollback(self) -> None:
+        """Roll the open transaction back; it runs even if the caller is cancelled meanwhile."""
+        await self._lease.call(Session.rollback, must_run=True)
+
+    def transaction(self) -> Transaction:
+        """Make an `async with` block that commits on success and rolls back on an exception.
+
+        The outermost block ends the connection's whole transaction, also what was begun before
+        it; blocks inside of it are savepoints.
+        """
+        self._lease.check()
+        return Transaction(self, self._lease)
+
+    # The end
+
+    async def close(self) -> None:
+        """Return the connection to the pool; a second call does nothing."""
+        if self:
+            self._lease.use()
+            settled = self._lease.give_back(self._lease.cleanup)
+            if settled is not None:
+                await settled
+
+    async def discard(self) -> None:
+        """Return the connection to the pool, which closes it instead of lending it again.
+
+        Raises:
+            ConnectionReturned: The connection has been returned.
+        """
+        self._lease.use()
+        settled = self._lease.give_back(None, discard="the borrower discarded it")
+        if settled is not None:
+            await settled
+
+    def __bool__(self) -> bool:
+        """Tell whether the connection is still lent."""
+        return self._lease.ended is None
+
+    def __repr__(self) -> str:
+        state = "lent" if self else "returned"
+        return f"<{type(self).__name__} of pool {self._lease.lender.name!r}, {state}>"
+
+    def __del__(self, warn: Callable[..., None] = warnings.warn) -> None:
+        with suppress(AttributeError):  # an __init__ that failed
+            if self:
+                warn(
+                    f"{self!r} was dropped without being returned; use "
+                    "`async with pool.connection()` or `await pool.put(conn)`",
+                    ResourceWarning,
+                    stacklevel=2,
+                    source=self,
+                )
+                self._lease.lender.reclaim(self._lease)
+
+    # Everything else that the driver's connection has
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        lease = self._lease
+        lease.check()
+        for wished, value in reversed(lease.session.wishes.copy()):  # the thread may take one
+            if wished == name:
+                return value
+        value = getattr(lease.session.raw, name)
+        return partial(self._call, name) if is_method(lease.session.raw, name, value) else value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._lease.check()
+        self._lease.session.wishes.append((name, value))
+
+    async def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        value = await self._lease.call(Session.call, name, args, kwargs)
+        return undisguised(self, self._lease, value)
