@@ -112,11 +112,8 @@ class DatabaseConnector(Mapping[Key, ConnectionPool]):
         if isinstance(entry, Mapping):
             kwargs |= entry
         else:
-            options["credentials"] = entry
-        if dbname is not None:
-            for name in driver.database_aliases:
-                kwargs.pop(name, None)
-            kwargs[driver.database_keyword] = dbname
+            options["credentials"] = _asking(entry, driver, dbname)
+        kwargs = _with_database(kwargs, driver, dbname)
         options.setdefault("name", f"{host}/{dbname}" if dbname is not None else host)
         pool = self._conn_pool(self._module, driver=driver, connect_kwargs=kwargs, **options)
         caps = [] if self._total is None else [self._total]
@@ -220,3 +217,30 @@ class DatabaseConnector(Mapping[Key, ConnectionPool]):
     def __repr__(self) -> str:
         label = getattr(self._module, "__name__", type(self._module).__name__)
         return f"<{type(self).__name__} of {label}: {len(self)} pools>"
+
+
+def _with_database(
+    kwargs: Mapping[str, Any], driver: Driver, dbname: str | None
+) -> dict[str, Any]:
+    """Put the database that was asked for in the place of an entry's own."""
+    if dbname is None:
+        return dict(kwargs)
+    names = (driver.database_keyword, *driver.database_aliases)
+    others = {name: value for name, value in kwargs.items() if name not in names}
+    return {**others, driver.database_keyword: dbname}
+
+
+def _asking(entry: Credentials, driver: Driver, dbname: str | None) -> Credentials:
+    """Make of a host's callable entry one for a database on it."""
+
+    def named(given: Any) -> Any:
+        return _with_database(given, driver, dbname) if isinstance(given, Mapping) else given
+
+    async def later(given: Awaitable[Any]) -> Any:
+        return named(await given)
+
+    def ask() -> Any:
+        given = entry()
+        return later(given) if inspect.isawaitable(given) else named(given)
+
+    return ask
