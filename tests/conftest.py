@@ -23,6 +23,8 @@ SERVERS = (PostgresServer, MariaDBServer)
 
 AnyServer = TypeVar("AnyServer", bound=Server)
 
+pytest_plugins = ["support.fixtures"]
+
 
 def pytest_configure() -> None:
     # Whoever ends the run with SIGTERM, a CI's time limit say, ends the servers with it.

@@ -1,0 +1,140 @@
+"""The three real databases of the tests, described so that a test is written once for all."""
+
+import sqlite3
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import MySQLdb
+import psycopg2
+
+from asyncdbpool import ConnectionPool
+from support.access import login
+from support.servers import MariaDBServer, PostgresServer
+
+
+@dataclass(frozen=True)
+class Database:
+    """A driver and a database for it.
+
+    Attributes:
+        module: The PEP 249 module.
+        arguments: What its `connect()` takes.
+        placeholder: What stands for a parameter in its SQL.
+        series: A query for the rows `(1, 'row 1')` to `(count, 'row <count>')`.
+        modes: Pool options for every way in which its connections begin transactions.
+        options: Pool options that a pool gets unless told otherwise.
+    """
+
+    module: Any
+    arguments: Mapping[str, Any]
+    placeholder: str
+    series: str
+    modes: Mapping[str, Mapping[str, Any]]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The module's name."""
+        return str(self.module.__name__)
+
+    def connect(self) -> Any:
+        """Make a connection without a pool."""
+        return self.module.connect(**self.arguments)
+
+    def pool(self, **options: Any) -> ConnectionPool:
+        """Make a pool; `options` may be connect keywords, too."""
+        return ConnectionPool(self.module, **{**self.arguments, **self.options, **options})
+
+    def in_mode(self, mode: str) -> Self:
+        """Return the same database with transactions begun in one of its `modes`."""
+        return replace(self, options=self.modes[mode])
+
+    def sql(self, text: str) -> str:
+        """Put the driver's own placeholder for each `?`."""
+        return text.replace("?", self.placeholder)
+
+    def rows(self, count: int) -> str:
+        """Return a query for `count` rows, see `expected()`."""
+        return self.series.format(count=count, most=max(count, 1))
+
+    def change(self, *statements: str) -> None:
+        """Run statements on a connection of their own, and commit them."""
+        connection = self.connect()
+        try:
+            cursor = connection.cursor()
+            for statement in statements:
+                cursor.execute(statement)
+            cursor.close()
+            connection.commit()
+        finally:
+            connection.close()
+
+
+def expected(count: int) -> list[tuple[int, str]]:
+    """Return the rows that `Database.rows(count)` asks for."""
+    return [(n, f"row {n}") for n in range(1, count + 1)]
+
+
+def sqlite_at(folder: Path) -> Database:
+    """Describe a database file for sqlite3."""
+    return Database(
+        module=sqlite3,
+        arguments={"database": str(folder / "shop.db")},
+        placeholder="?",
+        series=(
+            "WITH RECURSIVE series(n) AS (VALUES(1) UNION ALL"
+            " SELECT n + 1 FROM series WHERE n < {most})"
+            " SELECT n, 'row ' || n AS label FROM series WHERE n <= {count}"
+        ),
+        modes=SQLITE_MODES,
+    )
+
+
+def postgres_on(server: PostgresServer) -> Database:
+    """Describe a server's database for psycopg2."""
+    return Database(
+        module=psycopg2,
+        # A test that waits for the lock of another one is to fail, not to hang.
+        arguments={**login(server), "options": "-c lock_timeout=10s"},
+        placeholder="%s",
+        series="SELECT n, 'row ' || n AS label FROM generate_series(1, {count}) AS n",
+        modes=POSTGRES_MODES,
+    )
+
+
+def mariadb_on(server: MariaDBServer) -> Database:
+    """Describe a server's database for MySQLdb."""
+    return Database(
+        module=MySQLdb,
+        arguments={
+            **login(server),
+            "charset": "utf8mb4",
+            "init_command": "SET lock_wait_timeout = 10, innodb_lock_wait_timeout = 10",
+        },
+        placeholder="%s",
+        series=(
+            "SELECT seq AS n, CONCAT('row ', seq) AS label"
+            " FROM seq_1_to_{most} WHERE seq <= {count}"
+        ),
+        modes=MARIADB_MODES,
+    )
+
+
+def _commit_each(raw: Any) -> None:
+    raw.autocommit = True
+
+
+SQLITE_MODES: dict[str, dict[str, Any]] = {
+    "by the module": {},
+    "immediate": {"isolation_level": "IMMEDIATE"},
+    "none": {"isolation_level": None},
+}
+if sys.version_info >= (3, 12):
+    SQLITE_MODES |= {"autocommit": {"autocommit": True}, "pep249": {"autocommit": False}}
+
+POSTGRES_MODES: dict[str, dict[str, Any]] = {"by the module": {}, "none": {"setup": _commit_each}}
+
+MARIADB_MODES: dict[str, dict[str, Any]] = {"by the server": {}, "none": {"autocommit": True}}

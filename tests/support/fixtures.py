@@ -1,0 +1,99 @@
+"""Fixtures that run a test on every database: sqlite3, psycopg2 and MySQLdb."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from asyncdbpool import Connection, ConnectionPool
+from support.databases import (
+    MARIADB_MODES,
+    POSTGRES_MODES,
+    SQLITE_MODES,
+    Database,
+    mariadb_on,
+    postgres_on,
+    sqlite_at,
+)
+from support.servers import MariaDBServer, PostgresServer
+
+MODES = [
+    *[pytest.param(("sqlite3", mode), id=f"sqlite3-{mode}") for mode in SQLITE_MODES],
+    *[
+        pytest.param(("psycopg2", mode), id=f"psycopg2-{mode}", marks=pytest.mark.postgres)
+        for mode in POSTGRES_MODES
+    ],
+    *[
+        pytest.param(("MySQLdb", mode), id=f"MySQLdb-{mode}", marks=pytest.mark.mariadb)
+        for mode in MARIADB_MODES
+    ],
+]
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Database:
+    """A database file, for sqlite3."""
+    return sqlite_at(tmp_path)
+
+
+@pytest.fixture
+def postgresql(postgres: PostgresServer) -> Database:
+    """The shared PostgreSQL, for psycopg2."""
+    return postgres_on(postgres)
+
+
+@pytest.fixture
+def mysql(mariadb: MariaDBServer) -> Database:
+    """The shared MariaDB, for MySQLdb."""
+    return mariadb_on(mariadb)
+
+
+@pytest.fixture(
+    params=[
+        "sqlite3",
+        pytest.param("psycopg2", marks=pytest.mark.postgres),
+        pytest.param("MySQLdb", marks=pytest.mark.mariadb),
+    ]
+)
+def database(request: pytest.FixtureRequest) -> Database:
+    """Each of the three databases in turn."""
+    return _described(request, request.param)
+
+
+@pytest.fixture(params=MODES)
+def database_in_mode(request: pytest.FixtureRequest) -> Database:
+    """Each of the three databases with each of its ways to begin a transaction."""
+    name, mode = request.param
+    return _described(request, name).in_mode(mode)
+
+
+def _described(request: pytest.FixtureRequest, name: str) -> Database:
+    fixture = {"sqlite3": "sqlite", "psycopg2": "postgresql", "MySQLdb": "mysql"}[name]
+    described: Database = request.getfixturevalue(fixture)
+    return described
+
+
+@pytest.fixture
+def items(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty table `items (id, name)` in the test's database; its name."""
+    by_mode = "database_in_mode" in request.fixturenames
+    database: Database = request.getfixturevalue("database_in_mode" if by_mode else "database")
+    database.change(
+        "DROP TABLE IF EXISTS items", "CREATE TABLE items (id INTEGER, name VARCHAR(40))"
+    )
+    yield "items"
+    database.change("DROP TABLE items")
+
+
+@pytest.fixture
+async def pool(database: Database) -> AsyncIterator[ConnectionPool]:
+    """A pool of two connections."""
+    async with database.pool(max_size=2) as pool:
+        yield pool
+
+
+@pytest.fixture
+async def conn(pool: ConnectionPool) -> AsyncIterator[Connection]:
+    """A borrowed connection."""
+    async with pool.connection() as conn:
+        yield conn
