@@ -30,6 +30,7 @@ __all__ = ["Engine"]
 
 log = logging.getLogger("asyncdbpool")
 
+_TO_NOTICE = 1.0  # seconds that a thread may take to come back from a socket that was shut down
 _DOUBT = 15.0  # seconds of an endless wait after which a probable deadlock is taken for one
 
 
@@ -240,6 +241,8 @@ class Engine:
             self._sweep(record)
             self.fit(record)
             return None
+        for token in record.tokens:
+            self.stock.cancel(record, token)
         settled = self.loop.create_future()
         self.returns[record] = lease, settled
         if worn_out:
@@ -298,6 +301,22 @@ class Engine:
         """Hand a job to a connection's worker."""
         return self.stock.submit(record, work, done)
 
+    def orphaned(self, record: Record, token: object, *, running: bool) -> None:
+        """Cancel in the database what runs for nobody, and bound the time that it may take."""
+        self.counters.cancelled += 1
+        if running:
+            self.stock.cancel(record, token)
+            self.stock.watch(record)
+
+    def answered(self, record: Record) -> None:
+        """Stop watching a lent connection once nothing runs for nobody any more."""
+        if record.state is State.LENT and not record.orphans:
+            self.stock.unwatch(record)
+
+    def cancel(self, record: Record) -> asyncio.Future[None]:
+        """Cancel in the database whatever runs on a connection, once."""
+        return self.stock.cancel_now(record)
+
     def reclaim(self, lease: Lease) -> None:
         """Take back a lease that was dropped; the garbage collector calls it on any thread."""
         self.counters.reclaimed += 1
@@ -352,10 +371,7 @@ class Engine:
         if not await self._until(lambda: not stock.records, deadline):
             for lease in tuple(self.leases):
                 self.give_back(lease, None, discard="its pool was closed")
-            for record in stock.records:
-                if record.session is not None:
-                    record.session.hang_up()
-            grace = self.loop.time() + self.options.cancel_grace
+            grace = self.loop.time() + self.options.cancel_grace + _TO_NOTICE
             if not await self._until(lambda: not stock.records, grace):
                 log.warning(
                     "pool %r: closed, but %d threads are still inside a call of the driver; they "
@@ -378,13 +394,13 @@ class Engine:
         while not condition():
             change: asyncio.Future[None] = self.loop.create_future()
             self._changes.add(change)
+            patience = None if deadline is None else max(0.0, deadline - self.loop.time())
             try:
-                async with asyncio.timeout_at(deadline):
-                    await change
-            except TimeoutError:
-                return condition()
+                done, _ = await asyncio.wait({change}, timeout=patience)
             finally:
                 self._changes.discard(change)
+            if not done:
+                return condition()
         return True
 
     def holders(self) -> list[LeaseInfo]:

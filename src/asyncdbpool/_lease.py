@@ -44,6 +44,16 @@ class Lender(Protocol):
         """End the lease; the future, if any, ends when the connection is clean or closed."""
         ...
 
+    def orphaned(self, record: Record, token: object, *, running: bool) -> None:
+        """Note that a call has lost its caller; what runs is cancelled in the database."""
+
+    def answered(self, record: Record) -> None:
+        """Note that such a call has ended."""
+
+    def cancel(self, record: Record) -> asyncio.Future[None]:
+        """Cancel in the database whatever runs on a connection."""
+        ...
+
     def reclaim(self, lease: Lease) -> None:
         """End a lease that was dropped; called on any thread."""
 
@@ -159,10 +169,11 @@ class Lease:
         future = self.lender.loop.create_future()
         if core is not None:
             core.pending += 1
+        self.record.tokens.add(future)
         job = self.lender.submit(
             self.record,
-            partial(self._perform, self.session, operation, args, must_run),
-            partial(self._answer, self.record, core, future),
+            partial(self._perform, self.session, operation, args, None if must_run else future),
+            partial(self._answer, core, future),
         )
         try:
             value, error = await future
@@ -170,7 +181,7 @@ class Lease:
             if future.cancelled():
                 job.dropped = not must_run
                 self.record.orphans += 1
-                self.lender.counters.cancelled += 1
+                self.lender.orphaned(self.record, future, running=job.started and not must_run)
             else:
                 _raise_interrupt(future.result()[1])
             raise
@@ -182,25 +193,31 @@ class Lease:
         return value
 
     def _perform(
-        self, session: Session, operation: Callable[..., Any], args: tuple[Any, ...], must: bool
+        self,
+        session: Session,
+        operation: Callable[..., Any],
+        args: tuple[Any, ...],
+        token: object,
     ) -> Any:
-        """Run on the connection's thread."""
-        if not must:
+        """Run on the connection's thread; what has no token must run."""
+        if token is not None:
             self.check()
-        return session.perform(operation, args)
+        return session.perform(operation, args, token)
 
-    @staticmethod
     def _answer(
-        record: Record,
+        self,
         core: CursorCore | None,
         future: asyncio.Future[Any],
         value: Any,
         error: BaseException | None,
     ) -> None:
+        record = self.record
+        record.tokens.discard(future)
         if core is not None:
             core.pending -= 1
         if future.cancelled():
             record.orphans -= 1
+            self.lender.answered(record)
             _raise_interrupt(error)
         else:
             future.set_result((value, error))

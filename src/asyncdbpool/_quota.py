@@ -156,8 +156,8 @@ class Quota:
 
     def _look_again(self) -> None:
         self.in_line = False
-        if self.member is not None:
-            self.member.dispatch()
+        assert self.member is not None  # noqa: S101 - who is in line has been opened
+        self.member.dispatch()
 
 
 def _close_an_idle_one(cap: Cap) -> None:

@@ -53,7 +53,8 @@ class Record:
         pinged_at: Loop time of the last proof of life.
         uses: Leases so far.
         pending: Jobs handed to the worker and not yet back.
-        orphans: Those of them whose caller was cancelled.
+        tokens: One for each call of a borrower's under way.
+        orphans: How many of those have lost their caller by a cancellation.
         permit: True while its lease's permit is out.
         discard: Why it must be closed when it comes back, or None.
     """
@@ -70,6 +71,7 @@ class Record:
         "pinged_at",
         "session",
         "state",
+        "tokens",
         "uses",
         "worker",
     )
@@ -85,6 +87,7 @@ class Record:
         self.pinged_at = 0.0
         self.uses = 0
         self.pending = 0
+        self.tokens: set[object] = set()
         self.orphans = 0
         self.permit = False
         self.discard: str | None = None

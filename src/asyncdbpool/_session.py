@@ -6,6 +6,7 @@ import inspect
 import os
 import select
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -40,6 +41,7 @@ class Session:
         blocks: The open `transaction()` blocks, outermost first.
         lost: True once an error has told that the connection is of no more use.
         socket: A handle of the pool's own on the connection's socket, or None.
+        canceller: Cancels what runs, from any thread, or None where the driver cannot.
         cursor_class: What `cursor()` makes, or None where it could not be told.
     """
 
@@ -67,6 +69,10 @@ class Session:
         self._poll = None if self.socket is None else _poller(self.socket)
         self.cursor_class: type | None = None
         self._memory: Any = None
+        self.canceller: Callable[[], None] | None = None
+        self._gate = threading.Lock()  # held while a cancel is under way; guards the next two
+        self._running: object = None
+        self._hit = False
         self._reads_ahead: dict[type, bool] = {}
 
     def prepare(self, setup: Callable[[Any], object] | None) -> None:
@@ -80,6 +86,7 @@ class Session:
                 if self.driver.in_transaction(self.raw) is not False:
                     self.driver.commit(self.raw)
             self._memory = self.driver.remember(self.raw)
+            self.canceller = self.driver.canceller(self.raw, *self._arguments)
         except BaseException:
             with suppress(Exception):  # the first error counts
                 self.close()
@@ -101,10 +108,17 @@ class Session:
             self._reads_ahead[cursor_class] = self.driver.reads_ahead(cursor_class)
         return self._reads_ahead[cursor_class]
 
-    def perform(self, operation: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        """Run `operation(session, *args)` in its turn, and look what state it leaves."""
+    def perform(
+        self, operation: Callable[..., Any], args: tuple[Any, ...], token: object = None
+    ) -> Any:
+        """Run `operation(session, *args)` in its turn, and look what state it leaves.
+
+        With a `token`, it can be cancelled in the database.
+        """
         self.sweep()
         self._ended = False
+        with self._gate:
+            self._running = token
         try:
             while self.wishes and operation not in _ENDS:
                 self._fulfil(*self.wishes.popleft())
@@ -113,7 +127,29 @@ class Session:
             self.lost = self.lost or self.driver.is_disconnect(error, self.raw)
             raise
         finally:
+            with self._gate:  # a cancel on its way is waited for, so that it hits nothing later
+                self._running = None
+                hit, self._hit = self._hit, False
+            if hit:
+                self._absorb_cancel()
             self._look()
+
+    def _absorb_cancel(self) -> None:
+        try:
+            self.driver.absorb_cancel(self.raw)
+        except Exception:  # noqa: BLE001 - whatever it is, the state is unknown now
+            self.lost = True
+
+    def cancel(self, token: object = None) -> None:
+        """Cancel in the database what runs for this token, or whatever runs; on another thread.
+
+        What has ended meanwhile is left alone, and nothing new begins before this is over.
+        """
+        with self._gate:
+            if self._running is not None and token in (None, self._running):
+                self._hit = True
+                assert self.canceller is not None  # noqa: S101 - asked before
+                self.canceller()
 
     def _look(self) -> None:
         try:

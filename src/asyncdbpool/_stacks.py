@@ -47,10 +47,10 @@ def render(stack: Stack) -> str:
 
 
 def _line(code: CodeType, instruction: int) -> int:
-    for start, end, line in code.co_lines():
-        if start <= instruction < end and line is not None:
-            return line
-    return code.co_firstlineno
+    return max(
+        (line or 0 for start, end, line in code.co_lines() if start <= instruction < end),
+        default=code.co_firstlineno,
+    )
 
 
 def _is_machinery(code: CodeType) -> bool:

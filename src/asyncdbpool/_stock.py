@@ -25,6 +25,7 @@ __all__ = ["Keeper", "Plan", "Stock", "raise_interrupt", "session_of"]
 
 log = logging.getLogger("asyncdbpool")
 
+_FIRST_PRESS, _LAST_PRESS = 0.05, 1.0  # seconds between two cancels of a statement
 _JITTER = 0.05  # of max_age, so that a fleet does not reconnect at once
 
 
@@ -99,6 +100,7 @@ class Stock:
         self._connecting: dict[Record, Connecting] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._watches: dict[Record, asyncio.TimerHandle] = {}
+        self._pressed: set[Record] = set()  # a cancel is on its way
 
     def count(self, *states: State) -> int:
         """Count the connections in these states."""
@@ -294,8 +296,8 @@ class Stock:
         record.move(State.CLOSING)
         if record.discard is not None:
             self.counters.discarded += 1
-            if record.orphans:  # nobody waits for what runs
-                session_of(record).hang_up()
+            if record.tokens and session_of(record).canceller is None:
+                session_of(record).hang_up()  # nothing else ends what runs
         self.watch(record)
         self.submit(record, session_of(record).close, partial(self._gone, record))
 
@@ -316,10 +318,10 @@ class Stock:
 
     def watch(self, record: Record) -> None:
         """Give a return or a close `cancel_grace` seconds; then its socket is shut down."""
-        self.unwatch(record)
-        self._watches[record] = self.loop.call_later(
-            self.options.cancel_grace, self._out_of_patience, record
-        )
+        if record not in self._watches:
+            self._watches[record] = self.loop.call_later(
+                self.options.cancel_grace, self._out_of_patience, record
+            )
 
     def unwatch(self, record: Record) -> None:
         """Stop the watch: it has come to rest."""
@@ -328,6 +330,7 @@ class Stock:
             timer.cancel()
 
     def _out_of_patience(self, record: Record) -> None:
+        self.unwatch(record)
         self.condemn(record, "it did not come to rest in time", others=False)
         if not session_of(record).hang_up():
             log.warning(
@@ -359,11 +362,48 @@ class Stock:
             self.condemn(record, "it was lost", others=True)
         done(value, error)
 
+    # Cancelling
+
+    def cancel(self, record: Record, token: object) -> None:
+        """Cancel in the database what runs for a token, beside the loop, until it has ended.
+
+        A cancel that comes before the statement has really begun is lost, so it is repeated.
+        """
+        if session_of(record).canceller is not None:
+            self._press(record, token, _FIRST_PRESS)
+
+    def _press(self, record: Record, token: object, delay: float) -> None:
+        if token not in record.tokens or record.state is State.CLOSED:
+            return
+        if record not in self._pressed:
+            self._pressed.add(record)
+            cancel = partial(session_of(record).cancel, token)
+            self.executor.aside(cancel, partial(self._has_pressed, record))
+        self.loop.call_later(delay, self._press, record, token, min(_LAST_PRESS, delay * 2))
+
+    def _has_pressed(self, record: Record, value: None, error: BaseException | None) -> None:
+        self._pressed.discard(record)
+        if error is not None:
+            text = self.arguments.redact(str(error)).strip()
+            log.info("pool %r: cancelling failed: %s: %s", self.name, type(error).__name__, text)
+
+    def cancel_now(self, record: Record) -> asyncio.Future[None]:
+        """Cancel in the database whatever runs on a connection, once; the future tells the end."""
+        over: asyncio.Future[None] = self.loop.create_future()
+
+        def done(value: None, error: BaseException | None) -> None:  # noqa: ARG001 - a job's end
+            if not over.cancelled():
+                over.set_result(None) if error is None else over.set_exception(error)
+
+        self.executor.aside(session_of(record).cancel, done)
+        return over
+
     def abandon(self) -> None:
         """Let every thread close its connection and end, without waiting for it."""
         for record in tuple(self.records):
             if record.worker is not None:
                 record.worker.dismiss()
+        self.executor.dismiss_side()
 
     def stop_retrying(self) -> None:
         """Give up the connects that wait for their next attempt."""

@@ -101,6 +101,7 @@ class Executor:
         self.limit = limit
         self.workers: set[Worker] = set()
         self.leaving: set[Worker] = set()
+        self._side: Worker | None = None
         self._finished: deque[Job] = deque()  # appended to by workers, emptied by the loop
         self._woken = False  # set by workers, cleared by the loop
 
@@ -114,8 +115,21 @@ class Executor:
         self.workers.add(worker)
         return worker
 
+    def aside(self, work: Callable[[], Any], done: Done) -> None:
+        """Make a call beside the connections' threads, one after the other."""
+        if self._side is None:
+            self._side = Worker(self, f"{self._name}-aside")
+        self._side.submit(work, done)
+
+    def dismiss_side(self) -> None:
+        """Let the thread for calls aside end."""
+        if self._side is not None:
+            self._side.dismiss()
+            self._side = None
+
     async def wind_up(self, patience: float = 1.0) -> None:
         """Wait until the dismissed threads have ended; one stuck in its driver is left behind."""
+        self.dismiss_side()
         deadline = self._loop.time() + patience
         while (  # noqa: ASYNC110 - a thread's end cannot be awaited
             any(worker.alive for worker in self.leaving) and self._loop.time() < deadline
@@ -166,5 +180,5 @@ def _forget_locals(error: BaseException) -> None:
             seen.add(id(link))
             traceback.clear_frames(link.__traceback__)
             chain += [link.__cause__, link.__context__]
-    if error.__traceback__ is not None:
-        error.__traceback__ = error.__traceback__.tb_next  # this module's own frame
+    trace = error.__traceback__
+    error.__traceback__ = trace and trace.tb_next  # without this module's own frame

@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 __all__ = ["Driver", "error_text", "system_says"]
@@ -151,6 +151,28 @@ class Driver:
             kwargs: The keyword arguments that it was made with.
         """
         raise NotImplementedError
+
+    # Cancelling
+
+    def canceller(
+        self, raw: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Callable[[], None] | None:
+        """Make a function that cancels in the database what runs on a connection.
+
+        It is called on another thread, while a statement runs, perhaps several times; it may
+        block, but must not hold the GIL meanwhile.
+
+        Args:
+            raw: The driver's connection.
+            args: The positional arguments that it was made with.
+            kwargs: The keyword arguments that it was made with.
+
+        Returns:
+            The function, or None where there is no way.
+        """
+
+    def absorb_cancel(self, raw: Any) -> None:
+        """Make sure that a cancel that came too late does not hit the next statement."""
 
     # Rows
 

@@ -43,6 +43,8 @@ _SOON = frozenset(
 _SERVER_STATUS = 30  # enum mariadb_value: MARIADB_CONNECTION_SERVER_STATUS
 _IN_TRANSACTION = 1  # SERVER_STATUS_IN_TRANS
 
+_INTERRUPTED = 1317  # query execution was interrupted
+
 _CAPSULE = b"_mysql.connection.native_connection"
 
 
@@ -101,6 +103,33 @@ class MySQLdbDriver(Driver):
             self.run(raw, asked["init_command"])
         if asked.get("sql_mode"):
             raw.set_sql_mode(asked["sql_mode"])
+
+    def canceller(
+        self, raw: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Callable[[], None] | None:
+        """`KILL QUERY` on a side connection, which is closed again.
+
+        The number is asked for once, now: the module refuses it while a statement runs.
+        """
+        number = raw.thread_id()
+
+        def kill() -> None:
+            side = self.connect(args, kwargs)
+            try:
+                self.run(side, f"KILL QUERY {number}")
+            finally:
+                side.close()
+
+        return kill
+
+    def absorb_cancel(self, raw: Any) -> None:
+        """Let a kill that came too late hit a statement that does nothing."""
+        try:
+            self.run(raw, "DO 0")
+        except self.module.OperationalError as error:
+            if _number(error) != _INTERRUPTED:
+                raise
+            self.run(raw, "DO 0")
 
     def fetch(self, cursor: Any, count: int, into: deque[Any]) -> type:
         """Take a streamed result row by row, so that an error loses none of the rows before it."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from asyncdbpool.drivers.dbapi import Driver, error_text, system_says
@@ -47,6 +48,10 @@ class Psycopg2Driver(Driver):
         "deferrable",
         "cursor_factory",
     )
+
+    def __init__(self, module: Any) -> None:
+        super().__init__(module)
+        self._libpq = _libpq(module)
 
     def with_timeout(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], seconds: float
@@ -95,6 +100,20 @@ class Psycopg2Driver(Driver):
         self.run(raw, "DISCARD ALL")
         raw.reset()
 
+    def canceller(
+        self,
+        raw: Any,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Callable[[], None] | None:
+        """Call libpq's own `PQcancel()`.
+
+        The module's `cancel()` does the same, but holds the GIL during the round trip, and
+        `pg_cancel_backend()` on a side connection would fail behind PgBouncer. `PQcancel()`
+        returns once the server has sent its signal, so it cannot hit a later statement.
+        """
+        return None if self._libpq is None else _Cancel(self._libpq, raw.pgconn_ptr)
+
     def gives_rows(self, cursor: Any) -> bool:
         """A named cursor has its description only after the first fetch."""
         return cursor.description is not None or cursor.name is not None
@@ -114,3 +133,32 @@ class Psycopg2Driver(Driver):
             return error.pgcode in _SOON  # type: ignore[attr-defined]
         text = error_text(error)
         return system_says(error) or any(words in text for words in _SOON_IN_ENGLISH)
+
+
+class _Cancel:
+    """One connection's cancel handle; it stays good, and is thread-safe, whatever happens."""
+
+    def __init__(self, libpq: ctypes.CDLL, connection: int) -> None:
+        self._libpq = libpq
+        self._handle = libpq.PQgetCancel(connection)
+
+    def __call__(self) -> None:
+        reason = ctypes.create_string_buffer(256)
+        if not self._libpq.PQcancel(self._handle, reason, len(reason)):
+            raise OSError(reason.value.decode(errors="replace").strip())
+
+    def __del__(self) -> None:
+        self._libpq.PQfreeCancel(self._handle)
+
+
+def _libpq(module: Any) -> ctypes.CDLL | None:
+    """Find libpq's functions in the library that the module is linked with."""
+    try:
+        library = ctypes.CDLL(module._psycopg.__file__)  # noqa: SLF001 - it has no other name
+        library.PQgetCancel.argtypes = [ctypes.c_void_p]
+        library.PQgetCancel.restype = ctypes.c_void_p
+        library.PQcancel.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int]
+        library.PQfreeCancel.argtypes = [ctypes.c_void_p]
+    except (AttributeError, OSError):  # an implementation without libpq
+        return None
+    return library

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -54,6 +54,16 @@ class SQLite3Driver(Driver):
         raw.rollback()
         if getattr(raw, "autocommit", None) is True and raw.in_transaction:
             raw.execute("ROLLBACK")
+
+    def canceller(
+        self,
+        raw: Any,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Callable[[], None] | None:
+        """`interrupt()` may be called on any thread, and does nothing where nothing runs."""
+        interrupt: Callable[[], None] = raw.interrupt
+        return interrupt
 
     def fetch(self, cursor: Any, count: int, into: deque[Any]) -> type:
         """Step row by row, so that an error in the middle loses none of the rows before it."""

@@ -12,6 +12,7 @@ from asyncdbpool import _queries
 from asyncdbpool._cursor import CursorCore
 from asyncdbpool._lease import Lease
 from asyncdbpool._session import Session
+from asyncdbpool.errors import PoolError
 from asyncdbpool.proxies._members import is_method
 from asyncdbpool.proxies.cursor import Cursor, Execution, undisguised
 from asyncdbpool.proxies.transaction import Transaction
@@ -116,6 +117,24 @@ class Connection:
         """
         self._lease.check()
         return Transaction(self, self._lease)
+
+    async def cancel(self) -> None:
+        """Cancel in the database the statement that another task runs on this connection.
+
+        That task gets the driver's own error for a cancelled statement. Where nothing runs,
+        nothing happens; the next statement is never hit. To be cancelled with its task, a
+        statement needs no call: that is done by itself.
+
+        Raises:
+            PoolError: The driver has no way to cancel.
+            Exception: Whatever the driver raises for the attempt.
+        """
+        self._lease.use()
+        if self._lease.session.canceller is None:
+            raise PoolError(
+                f"pool {self._lease.lender.name!r}: this driver cannot cancel a statement"
+            )
+        await self._lease.lender.cancel(self._lease.record)
 
     # The end
 
