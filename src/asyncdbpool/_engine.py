@@ -30,7 +30,7 @@ __all__ = ["Engine"]
 
 log = logging.getLogger("asyncdbpool")
 
-_TO_NOTICE = 1.0  # seconds that a thread may take to come back from a socket that was shut down
+_TO_NOTICE = 0.5  # seconds that a thread may take to see that its socket was shut down
 _DOUBT = 15.0  # seconds of an endless wait after which a probable deadlock is taken for one
 
 
@@ -303,7 +303,7 @@ class Engine:
 
     def orphaned(self, record: Record, token: object, *, running: bool) -> None:
         """Cancel in the database what runs for nobody, and bound the time that it may take."""
-        self.counters.cancelled += 1
+        record.orphans.add(token)
         if running:
             self.stock.cancel(record, token)
             self.stock.watch(record)
@@ -367,19 +367,19 @@ class Engine:
         self.permits.disband()
         stock.stop_retrying()
         stock.expire(stock.idle, "the pool closes")
-        deadline = None if timeout is None else self.loop.time() + timeout
-        if not await self._until(lambda: not stock.records, deadline):
+        if not await self._until(lambda: not stock.records, timeout):
             for lease in tuple(self.leases):
                 self.give_back(lease, None, discard="its pool was closed")
-            grace = self.loop.time() + self.options.cancel_grace + _TO_NOTICE
-            if not await self._until(lambda: not stock.records, grace):
-                log.warning(
-                    "pool %r: closed, but %d threads are still inside a call of the driver; they "
-                    "are daemons and end with it",
-                    self.name,
-                    len(stock.records),
-                )
-                stock.abandon()
+            if not await self._until(lambda: not stock.records, self.options.cancel_grace):
+                patience = _TO_NOTICE if stock.hang_up() else 0.0
+                if not await self._until(lambda: not stock.records, patience):
+                    log.warning(
+                        "pool %r: closed, but %d threads are still inside a call of the driver; "
+                        "they are daemons and end with it",
+                        self.name,
+                        len(stock.records),
+                    )
+                    stock.abandon()
         await stock.executor.wind_up()
 
     def abandon(self) -> None:
@@ -389,14 +389,15 @@ class Engine:
             lease.ended = "is gone: its pool was given up"
         self.stock.abandon()
 
-    async def _until(self, condition: Callable[[], bool], deadline: float | None = None) -> bool:
-        """Wait until something about the connections is so; False if it is not by the deadline."""
+    async def _until(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Wait until something about the connections is so; False if it is not within seconds."""
+        deadline = None if timeout is None else self.loop.time() + timeout
         while not condition():
             change: asyncio.Future[None] = self.loop.create_future()
             self._changes.add(change)
-            patience = None if deadline is None else max(0.0, deadline - self.loop.time())
+            left = None if deadline is None else max(0.0, deadline - self.loop.time())
             try:
-                done, _ = await asyncio.wait({change}, timeout=patience)
+                done, _ = await asyncio.wait({change}, timeout=left)
             finally:
                 self._changes.discard(change)
             if not done:

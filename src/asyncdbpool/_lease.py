@@ -180,8 +180,10 @@ class Lease:
         except asyncio.CancelledError:
             if future.cancelled():
                 job.dropped = not must_run
-                self.record.orphans += 1
-                self.lender.orphaned(self.record, future, running=job.started and not must_run)
+                self.lender.counters.cancelled += 1
+                if future in self.record.tokens:  # otherwise it has ended in this very tick
+                    running = job.started and not must_run
+                    self.lender.orphaned(self.record, future, running=running)
             else:
                 _raise_interrupt(future.result()[1])
             raise
@@ -213,10 +215,10 @@ class Lease:
     ) -> None:
         record = self.record
         record.tokens.discard(future)
+        record.orphans.discard(future)
         if core is not None:
             core.pending -= 1
         if future.cancelled():
-            record.orphans -= 1
             self.lender.answered(record)
             _raise_interrupt(error)
         else:

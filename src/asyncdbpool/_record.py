@@ -54,7 +54,7 @@ class Record:
         uses: Leases so far.
         pending: Jobs handed to the worker and not yet back.
         tokens: One for each call of a borrower's under way.
-        orphans: How many of those have lost their caller by a cancellation.
+        orphans: Those of them whose caller was cancelled.
         permit: True while its lease's permit is out.
         discard: Why it must be closed when it comes back, or None.
     """
@@ -88,7 +88,7 @@ class Record:
         self.uses = 0
         self.pending = 0
         self.tokens: set[object] = set()
-        self.orphans = 0
+        self.orphans: set[object] = set()
         self.permit = False
         self.discard: str | None = None
 

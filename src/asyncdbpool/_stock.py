@@ -398,6 +398,11 @@ class Stock:
         self.executor.aside(session_of(record).cancel, done)
         return over
 
+    def hang_up(self) -> bool:
+        """Shut every socket down; False where there is none."""
+        made = [record.session for record in self.records if record.session is not None]
+        return any([session.hang_up() for session in made])
+
     def abandon(self) -> None:
         """Let every thread close its connection and end, without waiting for it."""
         for record in tuple(self.records):

@@ -23,7 +23,7 @@ Key = tuple[str, str | None]
 _OPTIONS = frozenset(inspect.signature(ConnectionPool).parameters)
 
 
-class DatabaseConnector(Mapping[Key, ConnectionPool]):
+class DatabaseConnector(Mapping[Any, ConnectionPool]):
     """A registry of pools, one for each database on each host.
 
     Args:
