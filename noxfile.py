@@ -137,7 +137,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """The types, in the eyes of mypy and of pyright."""
     install_servers(session)
-    install(session, "tests", "examples", "types")
+    install(session, "tests", "examples", "demo", "types")
     session.run("mypy", *session.posargs)
     session.run("pyright", "--warnings")
 

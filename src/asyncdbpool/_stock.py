@@ -400,8 +400,11 @@ class Stock:
 
     def hang_up(self) -> bool:
         """Shut every socket down; False where there is none."""
-        made = [record.session for record in self.records if record.session is not None]
-        return any([session.hang_up() for session in made])
+        hung_up = False
+        for record in self.records:
+            if record.session is not None:
+                hung_up = record.session.hang_up() or hung_up
+        return hung_up
 
     def abandon(self) -> None:
         """Let every thread close its connection and end, without waiting for it."""
