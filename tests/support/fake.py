@@ -125,6 +125,7 @@ class Held:
         else:
             with clock.standing(self._wire.is_silent):
                 self._wire.wait()
+            self._wire.read()
 
 
 class Wire:
@@ -143,6 +144,10 @@ class Wire:
         self.far.send(b"!")
 
     def wait(self) -> None:
+        """Block until there is something to read."""
+        self.near.recv(1, socket.MSG_PEEK)
+
+    def read(self) -> None:
         if not self.near.recv(1):
             raise Lost("server closed the connection unexpectedly")
 

@@ -32,7 +32,7 @@ def check_invariants(pool: ConnectionPool, *, stuck: int = 0, proxies: bool = Tr
     engine = pool._engine
     if engine is None:
         assert stats.size == 0, stats
-        assert pool.free == (0 if pool._closed else pool.max_size)
+        assert pool.free == 0 if pool._closed else pool.free <= pool.max_size
         assert len(threads_of(pool)) <= stuck, f"threads are left: {threads_of(pool)}"
     else:
         _check_permits(pool, engine)
@@ -75,7 +75,8 @@ def _check_states(engine: Engine) -> None:
     by_state: dict[State, set[Any]] = {state: set() for state in State}
     for record in engine.stock.records:
         by_state[record.state].add(record)
-        assert record.pending >= record.orphans >= 0
+        assert record.orphans <= record.tokens
+        assert len(record.tokens) <= record.pending
         assert not record.permit or record.state in HELD
         assert record not in engine.returns or record.state in (State.RETURNING, State.CLOSING)
     assert not by_state[State.CLOSED], "a closed connection is still counted"
@@ -85,9 +86,13 @@ def _check_states(engine: Engine) -> None:
         r.idle_since for r in engine.stock.idle
     )
     for record in engine.stock.idle:
-        assert record.session is not None
-        assert record.session.clean or record.session.litter, "an idle connection is not clean"
-        assert record.discard is None
+        session = record.session
+        assert session is not None
+        assert session.clean or session.litter, (
+            f"an idle connection is not clean: transaction={session.transaction}, "
+            f"altered={session.altered}, blocks={session.blocks}, unfinished={session.unfinished}"
+        )
+        assert record.discard is None, f"an idle connection is condemned: {record.discard}"
         assert record.generation == engine.stock.generation, (
             "an idle connection should have retired"
         )

@@ -75,6 +75,8 @@ async def connectors() -> None:
     assert_type(connector.get("a", "a.db"), ConnectionPool)
     async with connector, connector.connection("a", "a.db") as conn:
         assert_type(conn, Connection)
+    assert_type("a" in connector, bool)
+    assert_type(("a", "a.db") in connector, bool)
     for key, pool in connector.items():
         assert_type(key, tuple[str, str | None])
         assert_type(pool, ConnectionPool)
