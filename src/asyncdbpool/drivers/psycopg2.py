@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -59,7 +60,8 @@ class Psycopg2Driver(Driver):
         """Give libpq a timeout of its own: whole seconds, two at least."""
         asked = dict(kwargs)
         dsn = str(args[0] if args else kwargs.get("dsn", ""))
-        if "connect_timeout" not in dsn and math.isfinite(seconds):
+        is_set = "connect_timeout" in dsn or "PGCONNECT_TIMEOUT" in os.environ
+        if not is_set and math.isfinite(seconds):
             asked.setdefault("connect_timeout", max(2, math.ceil(seconds)))
         return asked
 
