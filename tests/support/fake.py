@@ -196,6 +196,8 @@ class Fake:
         open: Connections that are open now.
         most: The most that were ever open at once.
         violations: What no caller may do to a driver, in words; ends up empty.
+        cancels: Whether `FakeDriver` can cancel a statement that hangs; takes `sockets`, too.
+        lost_cancels: So many cancels have no effect.
         rows: The result of every SELECT.
         asked: The keywords of every connect.
     """
@@ -212,7 +214,7 @@ class Fake:
     Lost = Lost
     ReadOnly = ReadOnly
 
-    def __init__(self, *, sockets: bool = False, rows: int = 1) -> None:
+    def __init__(self, *, sockets: bool = False, cancels: bool = False, rows: int = 1) -> None:
         self.connect = ConnectGate(self)
         self.cursor = Gate()
         self.cursor_close = Gate()
@@ -223,7 +225,10 @@ class Fake:
         self.ping = Gate()
         self.reset = Gate()
         self.close = Gate()
+        self.cancel = Gate()
         self.sockets = sockets
+        self.cancels = cancels
+        self.lost_cancels = 0
         self.rows: list[tuple[int, ...]] = [(number,) for number in range(1, rows + 1)]
         self.connections: list[FakeConnection] = []
         self.asked: list[Mapping[str, Any]] = []
@@ -299,6 +304,7 @@ class FakeConnection:
         self.autocommit = False
         self.cursors = 0
         self.wire = Wire() if fake.sockets else None
+        self.interrupted = False
         self._busy = False
         fake.opened(self)
 
@@ -326,6 +332,16 @@ class FakeConnection:
         gate: Gate = getattr(self.fake, name)
         with self.alone(name):
             gate.enter(self.wire)
+
+    def interrupt(self) -> None:
+        """Cancel what runs, or else what runs next; on any thread."""
+        self.fake.cancel.enter()
+        if self.fake.lost_cancels:
+            self.fake.lost_cancels -= 1
+            return
+        self.interrupted = True
+        if self.wire is not None and self.fake.execute.held:
+            self.wire.answer()
 
     def fileno(self) -> int:
         return -1 if self.wire is None else self.wire.near.fileno()
@@ -373,6 +389,9 @@ class FakeCursor:
 
     def execute(self, sql: str, params: Any = ()) -> None:
         self.connection.step("execute")
+        if self.connection.interrupted:
+            self.connection.interrupted = False
+            raise OperationalError("interrupted")
         self.connection.statements.append(sql)
         self.connection.in_transaction = not self.connection.autocommit
         if sql.startswith("SELECT"):
@@ -419,6 +438,15 @@ class FakeDriver(Driver):
 
     def reset(self, raw: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         raw.reset()
+
+    def canceller(
+        self, raw: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Callable[[], None] | None:
+        interrupt: Callable[[], None] = raw.interrupt
+        return interrupt if raw.fake.cancels else None
+
+    def absorb_cancel(self, raw: Any) -> None:
+        raw.interrupted = False
 
     def is_disconnect(self, error: BaseException, raw: Any) -> bool:
         return isinstance(error, (ConnectionError, ReadOnly))

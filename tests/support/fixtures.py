@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from asyncdbpool import Connection, ConnectionPool
+from support.activity import Activity, observed
 from support.databases import (
     MARIADB_MODES,
     POSTGRES_MODES,
@@ -71,6 +72,14 @@ def _described(request: pytest.FixtureRequest, name: str) -> Database:
     fixture = {"sqlite3": "sqlite", "psycopg2": "postgresql", "MySQLdb": "mysql"}[name]
     described: Database = request.getfixturevalue(fixture)
     return described
+
+
+@pytest.fixture
+def activity(request: pytest.FixtureRequest, database: Database) -> Iterator[Activity]:
+    """Each of the three databases in turn, with a view on what happens there."""
+    server = {"sqlite3": None, "psycopg2": "postgres", "MySQLdb": "mariadb"}[database.name]
+    with observed(database, server and request.getfixturevalue(server)) as activity:
+        yield activity
 
 
 @pytest.fixture

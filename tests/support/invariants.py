@@ -111,6 +111,7 @@ def _check_threads(pool: ConnectionPool, engine: Engine) -> None:
     assert len(set(serving)) == len(serving), "one thread serves two connections"
     assert set(serving) == engine.stock.executor.workers, "a thread serves nobody"
     most = len(serving) + len(engine.stock.executor.leaving)
+    most += any(thread.name == f"{pool.name}-aside" for thread in threads_of(pool))
     assert len(threads_of(pool)) <= most, f"orphan threads: {threads_of(pool)}"
 
 

@@ -1,0 +1,366 @@
+"""Opening and closing: what is left, whoever waits, whatever hangs, whichever loop runs."""
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+
+from asyncdbpool import ConnectionPool, ConnectionReturned, PoolClosed, WrongEventLoop
+from support.clock import now, settle, virtual_time
+from support.fake import NEVER, Fake, FakeDriver
+from support.invariants import check_invariants, threads_of
+from support.ticks import hand_over
+
+
+@virtual_time
+async def test_open_makes_min_size_connections_and_gives_the_pool() -> None:
+    fake = Fake()
+    fake.connect.always(1.0)
+    async with fake.pool(min_size=3) as pool:
+        began = now()
+        assert await pool.open() is pool
+        assert now() - began == pytest.approx(1)
+        assert pool.idle == 3
+        assert await pool.open() is pool
+        assert fake.connect.calls == 3
+
+
+@virtual_time
+async def test_open_makes_all_of_min_size_under_a_connect_limit() -> None:
+    fake = Fake()
+    fake.connect.always(1.0)
+    async with fake.pool(min_size=3, connect_limit=1) as pool:
+        await pool.open()
+        assert (pool.idle, pool.stats().connecting) == (3, 0)
+
+
+@virtual_time
+async def test_open_waits_for_connects_that_somebody_else_has_started() -> None:
+    fake = Fake()
+    fake.connect.always(1.0)
+    async with fake.pool(min_size=2) as pool:
+        opening = asyncio.create_task(pool.open())
+        conn = await pool.get()
+        await opening
+        await settle()
+        assert pool.size >= 2
+        await pool.put(conn)
+
+
+@virtual_time
+async def test_an_open_that_fails_raises_and_leaves_the_pool_as_it_was() -> None:
+    fake = Fake()
+    fake.connect.once(None, fake.OperationalError("no such database"))
+    async with fake.pool(min_size=2) as pool:
+        with pytest.raises(fake.OperationalError, match="no such database"):
+            await pool.open()
+        assert (pool.size, fake.open, threads_of(pool)) == (0, 0, [])
+        await pool.open()
+        assert pool.idle == 2
+
+
+@virtual_time
+async def test_a_closed_pool_whose_open_fails_stays_closed() -> None:
+    fake = Fake()
+    async with fake.pool(min_size=1) as pool:
+        await pool.open()
+        await pool.close()
+        fake.connect.once(fake.OperationalError("no"))
+        with pytest.raises(fake.OperationalError):
+            await pool.open()
+        with pytest.raises(PoolClosed):
+            await pool.get()
+
+
+@virtual_time
+async def test_a_cancelled_open_goes_on_by_itself() -> None:
+    fake = Fake()
+    fake.connect.always(2.0)
+    async with fake.pool(min_size=2) as pool:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(pool.open(), 1)
+        await asyncio.sleep(2)
+        assert pool.idle == 2
+
+
+@virtual_time
+async def test_a_close_during_open_ends_both() -> None:
+    fake = Fake()
+    fake.connect.always(1.0)
+    async with fake.pool(min_size=2) as pool:
+        opening = asyncio.create_task(pool.open())
+        await asyncio.sleep(0.5)
+        began = now()
+        await pool.close()
+        with pytest.raises(PoolClosed):
+            await opening
+
+        assert now() - began == pytest.approx(0.5, abs=0.1)
+        assert fake.connect.calls == 2
+        with pytest.raises(PoolClosed):
+            await pool.get()
+
+
+@virtual_time
+async def test_close_fails_every_waiter_within_one_tick() -> None:
+    fake = Fake()
+    async with fake.pool(max_size=2, name="orders") as pool:
+        lent = await pool.get()
+        fake.connect.once(NEVER)
+        waiters = [asyncio.create_task(pool.get()) for _ in range(10)]
+        await settle()
+        closing = asyncio.create_task(pool.close())
+        await asyncio.sleep(0)  # close() starts its work
+        await asyncio.sleep(0)  # which tells the waiters
+        await asyncio.sleep(0)  # who raise
+
+        for waiter in waiters:
+            with pytest.raises(PoolClosed, match="'orders' is closed"):
+                waiter.result()
+        assert pool.waiting == 0
+        fake.connect.release()
+        await pool.put(lent)
+        await closing
+        assert pool.stats().acquired == 1, "nobody gets a connection afterwards"
+
+
+@virtual_time
+async def test_close_while_a_connection_is_handed_over_gives_it_to_nobody() -> None:
+    fake = Fake()
+    fake.connect.once(NEVER)
+    async with fake.pool() as pool:
+        waiter = asyncio.create_task(pool.get())
+        await settle()
+        fake.connect.release()
+        await hand_over(pool)
+        assert pool._engine is not None
+        pool._engine.closing = True
+        with pytest.raises(PoolClosed):
+            await waiter
+        await settle()
+        assert (pool.size, fake.open) == (0, 0)
+
+
+@virtual_time
+async def test_close_lets_borrowers_finish() -> None:
+    fake = Fake()
+    async with fake.pool() as pool:
+        conn = await pool.get()
+        closing = asyncio.create_task(pool.close(timeout=10))
+        await asyncio.sleep(5)
+        assert await conn.fetch_val("SELECT n") == 1
+        with pytest.raises(PoolClosed):
+            await pool.get()
+        began = now()
+        await pool.put(conn)
+        await closing
+        assert now() - began < 0.1
+
+
+@virtual_time
+async def test_close_takes_the_connections_away_after_its_timeout() -> None:
+    fake = Fake()
+    async with fake.pool() as pool:
+        conn = await pool.get()
+        began = now()
+        await pool.close(timeout=3)
+
+        assert now() - began == pytest.approx(3, abs=0.1)
+        with pytest.raises(ConnectionReturned, match="its pool was closed"):
+            await conn.execute("SELECT n")
+        await conn.close()
+        with pytest.raises(ConnectionReturned):
+            await pool.put(conn)
+
+
+@virtual_time
+async def test_close_without_a_deadline_waits_for_the_borrowers() -> None:
+    fake = Fake()
+    async with fake.pool() as pool:
+        conn = await pool.get()
+        closing = asyncio.create_task(pool.close(timeout=None))
+        await asyncio.sleep(100_000)
+        assert not closing.done()
+        await pool.put(conn)
+        await closing
+
+
+@pytest.mark.parametrize("use", ["one-shot", "block", "transaction"])
+@virtual_time
+async def test_close_ends_a_hung_statement_through_its_socket(use: str) -> None:
+    fake = Fake(sockets=True)
+    async with fake.pool() as pool:
+
+        async def work() -> None:
+            if use == "one-shot":
+                await pool.execute("UPDATE t")
+            else:
+                async with pool.connection() if use == "block" else pool.transaction() as conn:
+                    await conn.execute("UPDATE t")
+
+        fake.execute.once(NEVER)
+        working = asyncio.create_task(work())
+        await settle()
+        await pool.close(timeout=2)
+
+        with pytest.raises((fake.Lost, ConnectionReturned)):
+            await working
+        assert (fake.open, threads_of(pool)) == (0, [])
+
+
+@virtual_time
+async def test_close_leaves_a_thread_that_hangs_for_good_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fake = Fake()
+    async with fake.pool(cancel_grace=5) as pool:
+        fake.execute.once(NEVER)
+        working = asyncio.create_task(pool.execute("UPDATE t"))
+        await settle()
+        began = now()
+        with caplog.at_level(logging.WARNING, "asyncdbpool"):
+            await pool.close(timeout=2)
+
+        assert 2 + 5 <= now() - began < 10
+        assert "1 threads are still inside a call of the driver" in caplog.text
+        check_invariants(pool, stuck=1)
+        fake.execute.release()
+        await asyncio.wait([working])
+        await settle()
+        assert (fake.open, threads_of(pool)) == (0, [])
+
+
+@virtual_time
+async def test_close_leaves_a_connect_that_hangs_for_good_and_closes_it_in_the_end() -> None:
+    fake = Fake()
+    async with fake.pool(cancel_grace=5) as pool:
+        fake.connect.once(NEVER)
+        waiter = asyncio.create_task(pool.get())
+        await settle()
+        await pool.close(timeout=1)
+        with pytest.raises(PoolClosed):
+            await waiter
+        fake.connect.release()
+        await asyncio.sleep(1)
+
+        assert (fake.open, len(fake.connections), threads_of(pool)) == (0, 1, [])
+        await asyncio.sleep(20)
+
+
+@virtual_time
+async def test_close_gives_up_the_retries_of_a_connect() -> None:
+    fake = Fake()
+    fake.connect.always(fake.Lost("refused"))
+    async with fake.pool(min_size=1, retry_connect=600, timeout=600) as pool:
+        waiter = asyncio.create_task(pool.get())
+        await asyncio.sleep(10)
+        began = now()
+        await pool.close()
+        assert now() - began < 0.1
+        with pytest.raises(PoolClosed):
+            await waiter
+
+
+@virtual_time
+async def test_a_cancelled_close_only_stops_the_waiting_for_it() -> None:
+    fake = Fake()
+    async with fake.pool() as pool:
+        conn = await pool.get()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(pool.close(timeout=10), 1)
+        with pytest.raises(PoolClosed):
+            await pool.get()
+        await asyncio.sleep(10)
+        assert (fake.open, threads_of(pool), bool(conn)) == (0, [], False)
+
+
+@virtual_time
+async def test_closing_twice_is_closing_once() -> None:
+    fake = Fake()
+    async with fake.pool() as pool:
+        conn = await pool.get()
+        both = asyncio.gather(pool.close(), pool.close())
+        await settle()
+        await pool.put(conn)
+        await both
+        await pool.close()
+        assert pool.stats().closed == 1
+
+
+@virtual_time
+async def test_a_pool_that_was_never_opened_can_be_closed() -> None:
+    fake = Fake()
+    async with fake.pool() as pool:
+        await pool.close()
+        assert "closed" in repr(pool)
+        assert pool.free == 0
+        with pytest.raises(PoolClosed, match="open it again"):
+            await pool.get()
+
+
+@virtual_time
+async def test_a_closed_pool_may_be_opened_again() -> None:
+    fake = Fake()
+    async with fake.pool(min_size=1) as pool:
+        for _ in range(3):
+            async with pool:
+                assert await pool.fetch_val("SELECT n") == 1
+            check_invariants(pool)
+        assert (pool.stats().acquired, pool.stats().created) == (3, 3)
+
+
+@virtual_time
+async def test_an_open_during_a_close_waits_for_its_end() -> None:
+    fake = Fake()
+    async with fake.pool(min_size=1) as pool:
+        await pool.open()
+        fake.close.once(2.0)
+        closing = asyncio.create_task(pool.close())
+        await settle()
+        began = now()
+        await pool.open()
+        assert now() - began == pytest.approx(2, abs=0.1)
+        assert closing.done()
+        assert pool.idle == 1
+
+
+@virtual_time
+async def test_a_close_that_the_driver_fails_is_a_close_all_the_same() -> None:
+    fake = Fake()
+    async with fake.pool() as pool:
+        await pool.put(await pool.get())
+        fake.close.once(fake.Error("already gone"))
+        await pool.close()
+        assert (pool.size, fake.open, threads_of(pool)) == (0, 0, [])
+
+
+@virtual_time
+async def test_a_return_while_the_pool_closes_closes_the_connection() -> None:
+    fake = Fake()
+    async with fake.pool() as pool:
+        conn = await pool.get()
+        await conn.execute("INSERT")
+        closing = asyncio.create_task(pool.close())
+        await settle()
+        await pool.put(conn)
+        await closing
+        assert (pool.stats().closed, fake.open) == (1, 0)
+
+
+def test_a_pool_is_refused_on_a_second_loop_before_any_io() -> None:
+    fake = Fake()
+    pool = ConnectionPool(fake, driver=FakeDriver(fake))
+    with asyncio.Runner() as one, asyncio.Runner() as two:
+        conn = one.run(pool.get())
+        uses: list[Any] = [pool.get, pool.open, pool.close, pool.clear, pool.pause, conn.commit]
+        for use in uses:
+            with pytest.raises(WrongEventLoop):
+                two.run(use())
+        assert fake.connect.calls == 1
+        one.run(pool.put(conn))
+        one.run(pool.close())
+        two.run(pool.open())
+        assert two.run(pool.fetch_val("SELECT n")) == 1
+        two.run(pool.close())
+    fake.check(pool)

@@ -1,0 +1,365 @@
+"""Connecting: limits, failures, retries, credentials and set-up."""
+
+import asyncio
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, ClassVar
+from unittest import mock
+
+import pytest
+
+from asyncdbpool import ConnectionPool, ConnectTimeout, PoolError, PoolTimeout
+from support.clock import now, settle, virtual_time
+from support.fake import NEVER, Fake, FakeDriver
+from support.invariants import check_invariants
+
+
+class Strange(BaseException):
+    """Neither an `Exception` nor anything that asyncio knows."""
+
+
+@virtual_time
+async def test_connects_under_way_are_limited() -> None:
+    fake = Fake()
+    fake.connect.always(1.0)
+    async with fake.pool(max_size=6, connect_limit=2) as pool:
+        began = now()
+        gets = [asyncio.create_task(pool.get()) for _ in range(6)]
+        await asyncio.sleep(0.5)
+        assert pool.stats().connecting == 2
+        for get in gets:
+            await pool.put(await get)
+        assert now() - began < 3.5
+
+
+@virtual_time
+async def test_a_failed_connect_goes_to_the_first_waiter_and_the_others_wait_on() -> None:
+    fake = Fake()
+    async with fake.pool(max_size=2) as pool:
+        lent = await pool.get()
+        fake.connect.once(fake.OperationalError("password authentication failed"))
+        first = asyncio.create_task(pool.get())
+        await settle()
+        with pytest.raises(fake.OperationalError, match="password authentication failed"):
+            await first
+        fake.connect.once(NEVER)
+        second, third = (asyncio.create_task(pool.get()) for _ in range(2))
+        await settle()
+        assert not second.done()
+        await pool.put(lent)
+
+        await pool.put(await second)
+        await pool.put(await third)
+        assert pool.stats().connect_errors == 1
+
+
+@virtual_time
+async def test_with_one_failure_for_many_waiters_only_one_of_them_fails() -> None:
+    fake = Fake()
+    fake.connect.once(fake.OperationalError("no"))
+    async with fake.pool(max_size=5) as pool:
+        results = await asyncio.gather(*(pool.get() for _ in range(5)), return_exceptions=True)
+        failed = [result for result in results if isinstance(result, BaseException)]
+        assert [type(error) for error in failed] == [fake.OperationalError]
+        assert failed[0] is results[0], "the first to come is the first to hear"
+        check_invariants(pool)
+        for conn in results:
+            if not isinstance(conn, BaseException):
+                await pool.put(conn)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("odd"), Strange("odder"), asyncio.CancelledError(), KeyboardInterrupt()],
+    ids=lambda error: type(error).__name__,
+)
+@virtual_time
+async def test_capacity_is_unchanged_whatever_connect_raises(error: BaseException) -> None:
+    fake = Fake()
+    fake.connect.once(*[error] * 3)
+    async with fake.pool(max_size=1, timeout=2) as pool:
+        for _ in range(3):
+            with pytest.raises(BaseException) as caught:
+                await pool.get()
+            assert not isinstance(caught.value, PoolTimeout)
+            await settle()
+            assert (pool.size, pool.free) == (0, 1)
+        await pool.put(await pool.get())
+
+
+@virtual_time
+async def test_a_connect_that_gives_none_costs_no_capacity() -> None:
+    class Empty:
+        connect = staticmethod(lambda: None)
+
+    async with ConnectionPool(Empty(), max_size=1) as pool:
+        for _ in range(2):
+            with pytest.raises(PoolError, match="returned None"):
+                await pool.get()
+        assert (pool.size, pool.free) == (0, 1)
+
+
+@virtual_time
+async def test_a_transient_failure_is_retried_inside_the_deadline() -> None:
+    fake = Fake()
+    fake.connect.once(*[fake.Lost("refused")] * 4)
+    async with fake.pool(retry_connect=20) as pool:
+        began = now()
+        await pool.put(await pool.get())
+
+        assert fake.connect.calls == 5
+        assert 0.75 <= now() - began <= 1.6  # 0.1 + 0.2 + 0.4 + 0.8, less half of it by jitter
+        assert pool.stats().connect_errors == 4
+
+
+@virtual_time
+async def test_a_transient_failure_is_told_when_the_time_for_retries_is_over() -> None:
+    fake = Fake()
+    fake.connect.always(fake.Lost("refused"))
+    async with fake.pool(retry_connect=5) as pool:
+        began = now()
+        with pytest.raises(fake.Lost, match="refused"):
+            await pool.get()
+        assert 2 < now() - began <= 5
+        fake.connect.open()
+        await pool.put(await pool.get())
+
+
+@virtual_time
+async def test_a_timeout_while_retrying_has_the_last_connect_error_as_its_cause() -> None:
+    fake = Fake()
+    fake.connect.always(fake.Lost("refused"))
+    async with fake.pool(retry_connect=60, timeout=3) as pool:
+        with pytest.raises(PoolTimeout, match="connecting 1; waiting 1") as caught:
+            await pool.get()
+        assert isinstance(caught.value.__cause__, fake.Lost)
+        await asyncio.sleep(5)
+        assert pool.size == 0, "nobody wants it any more"
+
+
+@virtual_time
+async def test_a_permanent_failure_is_never_retried() -> None:
+    fake = Fake()
+    fake.connect.always(fake.OperationalError("unknown database"))
+    async with fake.pool(retry_connect=60) as pool:
+        began = now()
+        with pytest.raises(fake.OperationalError, match="unknown database"):
+            await pool.get()
+        assert (now(), fake.connect.calls) == (began, 1)
+
+
+@virtual_time
+async def test_the_pool_lives_again_after_an_outage() -> None:
+    fake = Fake()
+    async with fake.pool(max_size=3, min_size=2) as pool:
+        lent = await asyncio.gather(*(pool.get() for _ in range(3)))
+        for gate in (fake.execute, fake.ping):
+            gate.always(fake.Lost("terminated"))
+        fake.connect.always(fake.Lost("refused"))
+        for conn in lent:
+            with pytest.raises(fake.Lost):
+                await conn.execute("SELECT n")
+            await pool.put(conn)
+        for _ in range(10):
+            with pytest.raises(fake.Lost, match="refused"):
+                await pool.get()
+        await settle()  # no connect of the outage is under way any more
+        fake.release()
+
+        assert await pool.fetch_val("SELECT n") == 1
+
+
+@virtual_time
+async def test_a_hung_connect_gives_its_capacity_back_as_soon_as_it_ends() -> None:
+    fake = Fake()
+    fake.connect.once(NEVER)
+    async with fake.pool(max_size=1, connect_timeout=5, timeout=8) as pool:
+        began = now()
+        with pytest.raises(ConnectTimeout):
+            await pool.get()
+        assert now() - began == pytest.approx(5)
+        with pytest.raises(PoolTimeout, match="connecting 1") as caught:
+            await pool.get()
+        assert isinstance(caught.value.__cause__, ConnectTimeout)
+        fake.connect.once(fake.Lost("in the end"))
+        fake.connect.release()
+        await pool.put(await pool.get())
+
+
+@virtual_time
+async def test_a_late_failure_of_a_connect_is_not_told_twice() -> None:
+    fake = Fake()
+
+    def late() -> None:
+        from support import clock
+
+        clock.sleep(9)
+        raise fake.Lost("in the end")
+
+    fake.connect.once(late, None)
+    async with fake.pool(max_size=1, connect_timeout=5) as pool:
+        with pytest.raises(ConnectTimeout):
+            await pool.get()
+        began = now()
+        conn = await pool.get()
+
+        assert now() - began == pytest.approx(4)
+        assert pool.stats().connect_errors == 1
+        await pool.put(conn)
+
+
+@virtual_time
+async def test_the_driver_is_given_the_connect_timeout_too() -> None:
+    fake = Fake()
+
+    class Timed(FakeDriver):
+        timeout_keyword: ClassVar[str | None] = "patience"
+
+    cases: list[tuple[dict[str, Any], int]] = [({}, 3), ({"patience": 99}, 99)]
+    for given, expected in cases:
+        async with fake.pool(driver=Timed(fake), connect_timeout=3, **given) as pool:
+            await pool.fetch_val("SELECT n")
+            assert fake.asked[-1] == {"patience": expected}
+
+
+@pytest.mark.parametrize("kind", ["sync", "async", "awaitable"])
+@virtual_time
+async def test_credentials_are_asked_once_per_connect_and_win(kind: str) -> None:
+    fake = Fake()
+    tokens = iter(range(100))
+
+    def sync() -> Mapping[str, Any]:
+        return {"token": next(tokens), "user": "rotating"}
+
+    async def coroutine() -> Mapping[str, Any]:
+        await asyncio.sleep(0.1)
+        return sync()
+
+    ask: Any = {"sync": sync, "async": coroutine, "awaitable": partial(coroutine)}[kind]
+    async with fake.pool(credentials=ask, user="fixed", host="db") as pool:
+        conns = [await pool.get(), await pool.get()]
+        assert fake.asked == [
+            {"token": 0, "user": "rotating", "host": "db"},
+            {"token": 1, "user": "rotating", "host": "db"},
+        ]
+        for conn in conns:
+            await pool.put(conn)
+        await pool.put(await pool.get())
+        assert next(tokens) == 2, "an idle connection needs no credentials"
+
+
+@virtual_time
+async def test_credentials_that_raise_fail_the_get() -> None:
+    fake = Fake()
+
+    def ask() -> Mapping[str, Any]:
+        raise LookupError("no vault")
+
+    async with fake.pool(credentials=ask, max_size=1) as pool:
+        for _ in range(2):
+            with pytest.raises(LookupError, match="no vault"):
+                await pool.get()
+        assert (pool.size, pool.free) == (0, 1)
+
+
+@virtual_time
+async def test_credentials_that_hang_are_bounded_and_do_not_outlive_the_pool() -> None:
+    fake = Fake()
+
+    async def ask() -> Mapping[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError("never")
+
+    async with fake.pool(credentials=ask, max_size=1, connect_timeout=2) as pool:
+        with pytest.raises(ConnectTimeout):
+            await pool.get()
+        await pool.close()
+        left = [task.get_name() for task in asyncio.all_tasks() if "connect" in task.get_name()]
+        assert not left, "nothing is left: no connection, thread or task"
+
+
+@virtual_time
+async def test_setup_runs_once_per_connection_and_is_committed() -> None:
+    fake = Fake()
+
+    def setup(raw: Any) -> None:
+        raw.cursor().execute("SET time_zone = 'UTC'")
+
+    async with fake.pool(setup=setup) as pool:
+        for _ in range(3):
+            await pool.put(await pool.get())
+        assert fake.statements == ["SET time_zone = 'UTC'"]
+        assert (fake.commit.calls, fake.connections[0].in_transaction) == (1, False)
+
+
+@virtual_time
+async def test_setup_that_raises_closes_the_connection() -> None:
+    fake = Fake()
+
+    def setup(raw: Any) -> None:
+        raise LookupError("no such schema")
+
+    async with fake.pool(setup=setup, max_size=1) as pool:
+        for _ in range(2):
+            with pytest.raises(LookupError, match="no such schema"):
+                await pool.get()
+        assert (fake.open, pool.size, pool.free) == (0, 0, 1)
+
+
+@virtual_time
+async def test_setup_that_does_nothing_needs_no_commit() -> None:
+    fake = Fake()
+    async with fake.pool(setup=lambda raw: None) as pool:
+        await pool.put(await pool.get())
+        assert fake.commit.calls == 0
+
+
+@virtual_time
+async def test_every_message_of_a_connect_names_the_pool() -> None:
+    fake = Fake()
+    fake.connect.once(NEVER)
+    async with fake.pool(name="orders", connect_timeout=1) as pool:
+        with pytest.raises(PoolError, match="pool 'orders'"):
+            await pool.get()
+
+
+@virtual_time
+async def test_a_thread_that_cannot_be_started_costs_no_capacity() -> None:
+    fake = Fake()
+    async with fake.pool(max_size=1) as pool:
+        with mock.patch(
+            "threading.Thread.start", side_effect=RuntimeError("can't start new thread")
+        ):
+            for _ in range(2):
+                with pytest.raises(RuntimeError, match="can't start new thread"):
+                    await pool.get()
+        assert (pool.size, pool.free) == (0, 1)
+        await pool.put(await pool.get())
+
+
+@virtual_time
+async def test_a_pools_own_task_that_is_cancelled_by_others_leaks_nothing() -> None:
+    fake = Fake()
+    async with fake.pool(max_size=1) as pool:
+        fake.connect.once(NEVER)
+        waiter = asyncio.create_task(pool.get())
+        await settle()
+        for task in asyncio.all_tasks() - {asyncio.current_task(), waiter}:
+            task.cancel()  # as a server does that ends by cancelling whatever it finds
+        with pytest.raises(PoolError, match="connecting was cancelled"):
+            await waiter
+        fake.connect.release()
+        await settle()
+        assert (pool.size, pool.free, fake.open, len(fake.connections)) == (0, 1, 0, 1)
+
+
+@virtual_time
+async def test_giving_up_before_a_thread_was_started() -> None:
+    fake = Fake()
+    async with fake.pool(max_size=1) as pool:
+        waiter = asyncio.create_task(pool.get())
+        await asyncio.sleep(0)
+        assert pool._engine is not None
+        pool._engine.abandon()
+        await asyncio.wait([waiter])
+        assert waiter.exception() is not None
