@@ -276,6 +276,14 @@ class CursorCore:
         self.rows.clear()
         self.exhausted = self._told = False
 
+    def lose_rows(self, error: BaseException) -> None:
+        """Let the driver's cursor go; the reader gets the rows that are here, then the error."""
+        self.kept.setdefault("arraysize", self.raw.arraysize)
+        raw, self.raw = self.raw, None
+        raw.close()
+        self._error = error
+        self.exhausted = True
+
     def close(self) -> None:
         """Close the driver's cursor and let it die on this thread."""
         raw, self.raw = self.raw, None

@@ -138,16 +138,20 @@ class Lease:
 
     def use(self) -> None:
         """Check, and note which task does it."""
+        self.check_here()
+        task = asyncio.current_task()
+        if task is not self._user():
+            self._user = _nobody if task is None else weakref.ref(task)
+        self.certain = True
+
+    def check_here(self) -> None:
+        """Check, also that this is the right event loop."""
         self.check()
         if asyncio.get_running_loop() is not self.lender.loop:
             raise WrongEventLoop(
                 f"pool {self.lender.name!r}: this connection was borrowed on another event loop; "
                 "use it on the loop that borrowed it"
             )
-        task = asyncio.current_task()
-        if task is not self._user():
-            self._user = _nobody if task is None else weakref.ref(task)
-        self.certain = True
 
     async def call(
         self,

@@ -39,6 +39,7 @@ class Session:
         transaction: True unless it is proven that no transaction is open.
         altered: True where a borrower may have changed the session's attributes.
         blocks: The open `transaction()` blocks, outermost first.
+        broken: True where the database has rolled back what the open blocks have done.
         lost: True once an error has told that the connection is of no more use.
         socket: A handle of the pool's own on the connection's socket, or None.
         canceller: Cancels what runs, from any thread, or None where the driver cannot.
@@ -62,6 +63,7 @@ class Session:
         self.transaction = False
         self.altered = False
         self.blocks: list[object] = []
+        self.broken = False
         self._ended = False  # the job that runs has committed or rolled back last
         self._undo: dict[str, Any] = {}
         self.lost = False
@@ -117,13 +119,17 @@ class Session:
         """
         self.sweep()
         self._ended = False
+        was_open, failed = self.transaction, False
         with self._gate:
             self._running = token
         try:
-            while self.wishes and operation not in _ENDS:
-                self._fulfil(*self.wishes.popleft())
+            if operation not in _ENDS:
+                self._refuse_if_broken()
+                while self.wishes:
+                    self._fulfil(*self.wishes.popleft())
             return operation(self, *args)
         except BaseException as error:
+            failed = True
             self.lost = self.lost or self.driver.is_disconnect(error, self.raw)
             raise
         finally:
@@ -133,12 +139,24 @@ class Session:
             if hit:
                 self._absorb_cancel()
             self._look()
+            if self.blocks and was_open and not self.transaction and (failed or hit):
+                self.broken = operation not in _ENDS
 
     def _absorb_cancel(self) -> None:
         try:
-            self.driver.absorb_cancel(self.raw)
+            lost = self.driver.absorb_cancel(self.raw)
+            for core in tuple(self.cursors):
+                if lost is not None and not core.finished:
+                    core.lose_rows(lost)
         except Exception:  # noqa: BLE001 - whatever it is, the state is unknown now
             self.lost = True
+
+    def _refuse_if_broken(self) -> None:
+        if self.broken:
+            raise PoolError(
+                f"pool {self._pool!r}: the database has rolled back the whole transaction, for a "
+                "statement that failed or was cancelled; leave the transaction() block"
+            )
 
     def cancel(self, token: object = None) -> None:
         """Cancel in the database what runs for this token, or whatever runs; on another thread.
@@ -204,22 +222,33 @@ class Session:
         return len(self.blocks)
 
     def commit(self, block: object = None) -> None:
-        """Commit, or release the savepoint of a nested block."""
+        """Commit, or release the savepoint of a nested block; a block that fails is undone."""
         self._leave(block)
-        if block is not None and self.blocks:
-            self.driver.release_savepoint(self.raw, self._savepoint)
-        else:
-            self.driver.commit(self.raw)
-            self._ended = True
+        try:
+            self._refuse_if_broken()
+            if block is not None and self.blocks:
+                self.driver.release_savepoint(self.raw, self._savepoint)
+            else:
+                self.driver.commit(self.raw)
+                self._ended = True
+        except BaseException:
+            if block is not None:
+                with suppress(Exception):  # the first error counts
+                    self._roll_back(nested=bool(self.blocks))
+            raise
 
     def rollback(self, block: object = None) -> None:
         """Roll back, or to the savepoint of a nested block."""
         self._leave(block)
-        if block is not None and self.blocks:
-            self.driver.rollback_savepoint(self.raw, self._savepoint)
-        else:
+        self._roll_back(nested=block is not None and bool(self.blocks))
+
+    def _roll_back(self, *, nested: bool) -> None:
+        if not nested:
+            self.broken = False
             self.driver.rollback(self.raw)
             self._ended = True
+        elif not self.broken:  # otherwise the savepoint is gone, and all the rest with it
+            self.driver.rollback_savepoint(self.raw, self._savepoint)
 
     def withdraw(self, block: object) -> None:
         """Undo a block whose beginning or end was cancelled, if it is still open."""
@@ -275,6 +304,7 @@ class Session:
         driver, raw = self.driver, self.raw
         self.wishes.clear()
         self.blocks.clear()
+        self.broken = False
         self.sweep_all()
         self._ended = not self.transaction
         if cleanup == "reset":

@@ -100,6 +100,7 @@ class Stock:
         self._connecting: dict[Record, Connecting] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._watches: dict[Record, asyncio.TimerHandle] = {}
+        self._abandoned = False
         self._pressed: set[Record] = set()  # a cancel is on its way
 
     def count(self, *states: State) -> int:
@@ -373,7 +374,7 @@ class Stock:
             self._press(record, token, _FIRST_PRESS)
 
     def _press(self, record: Record, token: object, delay: float) -> None:
-        if token not in record.tokens or record.state is State.CLOSED:
+        if self._abandoned or token not in record.tokens:
             return
         if record not in self._pressed:
             self._pressed.add(record)
@@ -386,6 +387,7 @@ class Stock:
         if error is not None:
             text = self.arguments.redact(str(error)).strip()
             log.info("pool %r: cancelling failed: %s: %s", self.name, type(error).__name__, text)
+            raise_interrupt(error)
 
     def cancel_now(self, record: Record) -> asyncio.Future[None]:
         """Cancel in the database whatever runs on a connection, once; the future tells the end."""
@@ -408,6 +410,7 @@ class Stock:
 
     def abandon(self) -> None:
         """Let every thread close its connection and end, without waiting for it."""
+        self._abandoned = True
         for record in tuple(self.records):
             if record.worker is not None:
                 record.worker.dismiss()

@@ -437,12 +437,13 @@ class ConnectionPool:
         Returns:
             What `fn` returns.
         """
-        return await self._once(Session.apply, fn, args, kwargs)
+        name = getattr(fn, "__qualname__", type(fn).__name__)
+        return await self._once(Session.apply, fn, args, kwargs, statement=name)
 
-    async def _once(self, work: Callable[..., Any], *args: Any) -> Any:
+    async def _once(self, work: Callable[..., Any], *args: Any, statement: Any = None) -> Any:
         options = self._options
         lease = await self._opened().acquire(options.timeout, options.cleanup, certain=True)
-        lease.statement = args[0]
+        lease.statement = statement or args[0]
         try:
             return await lease.call(Session.once, work, *args)
         finally:

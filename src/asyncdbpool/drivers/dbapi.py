@@ -171,8 +171,12 @@ class Driver:
             The function, or None where there is no way.
         """
 
-    def absorb_cancel(self, raw: Any) -> None:
-        """Make sure that a cancel that came too late does not hit the next statement."""
+    def absorb_cancel(self, raw: Any) -> BaseException | None:
+        """Make sure that a cancel that came too late does not hit the next statement.
+
+        Returns:
+            The error for the cursors that are half read, where a cancel ends those too.
+        """
 
     # Rows
 

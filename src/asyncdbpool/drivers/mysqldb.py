@@ -122,7 +122,7 @@ class MySQLdbDriver(Driver):
 
         return kill
 
-    def absorb_cancel(self, raw: Any) -> None:
+    def absorb_cancel(self, raw: Any) -> BaseException | None:
         """Let a kill that came too late hit a statement that does nothing."""
         try:
             self.run(raw, "DO 0")
@@ -130,6 +130,7 @@ class MySQLdbDriver(Driver):
             if _number(error) != _INTERRUPTED:
                 raise
             self.run(raw, "DO 0")
+        return None
 
     def fetch(self, cursor: Any, count: int, into: deque[Any]) -> type:
         """Take a streamed result row by row, so that an error loses none of the rows before it."""

@@ -65,6 +65,11 @@ class SQLite3Driver(Driver):
         interrupt: Callable[[], None] = raw.interrupt
         return interrupt
 
+    def absorb_cancel(self, raw: Any) -> BaseException | None:
+        """An interrupt stays in force until every cursor of the connection has come to its end."""
+        error: BaseException = self.module.OperationalError("interrupted")
+        return error
+
     def fetch(self, cursor: Any, count: int, into: deque[Any]) -> type:
         """Step row by row, so that an error in the middle loses none of the rows before it."""
         into.extend(islice(cursor, count))

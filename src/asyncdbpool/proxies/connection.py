@@ -129,7 +129,7 @@ class Connection:
             PoolError: The driver has no way to cancel.
             Exception: Whatever the driver raises for the attempt.
         """
-        self._lease.use()
+        self._lease.check_here()
         if self._lease.session.canceller is None:
             raise PoolError(
                 f"pool {self._lease.lender.name!r}: this driver cannot cancel a statement"
