@@ -25,26 +25,28 @@ _SECRETS = ("pass", "pwd", "secret", "token", "key", "credential", "dsn", "conni
 
 
 class ConnectArguments:
-    """What goes to the driver's `connect()`; its repr shows no value."""
+    """What goes to the driver's `connect()`; its repr shows no value.
 
-    __slots__ = ("_given", "args", "kwargs")
+    Attributes:
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        given: What the credentials gave last.
+    """
+
+    __slots__ = ("args", "given", "kwargs")
 
     def __init__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self.args = args
         self.kwargs = dict(kwargs)
-        self._given: Mapping[str, Any] = {}
+        self.given: Mapping[str, Any] = {}
 
     def __repr__(self) -> str:
         return f"<{len(self.args)} positional, {sorted(self.kwargs)}>"
 
-    def conceal(self, given: Mapping[str, Any]) -> None:
-        """Remember what the credentials gave last, to keep it out of texts too."""
-        self._given = given
-
     def redact(self, text: str) -> str:
         """Take out of a text what may be a password: secret keywords and whole DSNs."""
         secrets = [value for value in self.args if isinstance(value, str)]
-        for name, value in (*self.kwargs.items(), *self._given.items()):
+        for name, value in (*self.kwargs.items(), *self.given.items()):
             if any(part in name.lower() for part in _SECRETS):
                 secrets.append(str(value))
         for secret in sorted(filter(None, secrets), key=len, reverse=True):
@@ -190,7 +192,7 @@ class Connecting:
                 f"keywords, not {type(given).__name__}"
             )
         asked = cast("Mapping[str, Any]", given)
-        self._owner.arguments.conceal(asked)
+        self._owner.arguments.given = asked
         return asked
 
     async def _on_thread(self, work: Callable[[], Any]) -> Any:

@@ -242,7 +242,7 @@ class Engine:
             self.fit(record)
             return None
         for token in record.tokens:
-            self.stock.cancel(record, token)
+            self.stock.cancelling.until_ended(record, token)
         settled = self.loop.create_future()
         self.returns[record] = lease, settled
         if worn_out:
@@ -301,11 +301,11 @@ class Engine:
         """Hand a job to a connection's worker."""
         return self.stock.submit(record, work, done)
 
-    def orphaned(self, record: Record, token: object, *, running: bool) -> None:
+    def orphaned(self, record: Record, token: object, *, cancel: bool) -> None:
         """Cancel in the database what runs for nobody, and bound the time that it may take."""
         record.orphans.add(token)
-        if running:
-            self.stock.cancel(record, token)
+        if cancel:
+            self.stock.cancelling.until_ended(record, token)
             self.stock.watch(record)
 
     def answered(self, record: Record) -> None:
@@ -315,7 +315,7 @@ class Engine:
 
     def cancel(self, record: Record) -> asyncio.Future[None]:
         """Cancel in the database whatever runs on a connection, once."""
-        return self.stock.cancel_now(record)
+        return self.stock.cancelling.once(record)
 
     def reclaim(self, lease: Lease) -> None:
         """Take back a lease that was dropped; the garbage collector calls it on any thread."""
@@ -373,14 +373,16 @@ class Engine:
             if not await self._until(lambda: not stock.records, self.options.cancel_grace):
                 patience = _TO_NOTICE if stock.hang_up() else 0.0
                 if not await self._until(lambda: not stock.records, patience):
-                    log.warning(
-                        "pool %r: closed, but %d threads are still inside a call of the driver; "
-                        "they are daemons and end with it",
-                        self.name,
-                        len(stock.records),
-                    )
                     stock.abandon()
-        await stock.executor.wind_up()
+        stock.cancelling.stop()
+        stuck = await stock.executor.wind_up()
+        if stuck:
+            log.warning(
+                "pool %r: closed, but %d threads are still inside a call of the driver; they are "
+                "daemons and end with it",
+                self.name,
+                stuck,
+            )
 
     def abandon(self) -> None:
         """Give up without a loop: every thread closes its connection by itself and ends."""

@@ -44,8 +44,8 @@ class Lender(Protocol):
         """End the lease; the future, if any, ends when the connection is clean or closed."""
         ...
 
-    def orphaned(self, record: Record, token: object, *, running: bool) -> None:
-        """Note that a call has lost its caller; what runs is cancelled in the database."""
+    def orphaned(self, record: Record, token: object, *, cancel: bool) -> None:
+        """Note that what runs has lost its caller, and cancel it in the database."""
 
     def answered(self, record: Record) -> None:
         """Note that such a call has ended."""
@@ -173,7 +173,7 @@ class Lease:
         future = self.lender.loop.create_future()
         if core is not None:
             core.pending += 1
-        self.record.tokens.add(future)
+        self.record.tokens[future] = None
         job = self.lender.submit(
             self.record,
             partial(self._perform, self.session, operation, args, None if must_run else future),
@@ -184,10 +184,10 @@ class Lease:
         except asyncio.CancelledError:
             if future.cancelled():
                 job.dropped = not must_run
-                self.lender.counters.cancelled += 1
-                if future in self.record.tokens:  # otherwise it has ended in this very tick
-                    running = job.started and not must_run
-                    self.lender.orphaned(self.record, future, running=running)
+                if not must_run:
+                    self.lender.counters.cancelled += 1
+                if job.started and future in self.record.tokens:  # it runs, for nobody
+                    self.lender.orphaned(self.record, future, cancel=not must_run)
             else:
                 _raise_interrupt(future.result()[1])
             raise
@@ -218,7 +218,7 @@ class Lease:
         error: BaseException | None,
     ) -> None:
         record = self.record
-        record.tokens.discard(future)
+        record.tokens.pop(future, None)
         record.orphans.discard(future)
         if core is not None:
             core.pending -= 1

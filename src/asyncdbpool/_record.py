@@ -53,8 +53,8 @@ class Record:
         pinged_at: Loop time of the last proof of life.
         uses: Leases so far.
         pending: Jobs handed to the worker and not yet back.
-        tokens: One for each call of a borrower's under way.
-        orphans: Those of them whose caller was cancelled.
+        tokens: One for each call of a borrower's under way, the first first.
+        orphans: Those of them that run although their caller was cancelled.
         permit: True while its lease's permit is out.
         discard: Why it must be closed when it comes back, or None.
     """
@@ -87,7 +87,7 @@ class Record:
         self.pinged_at = 0.0
         self.uses = 0
         self.pending = 0
-        self.tokens: set[object] = set()
+        self.tokens: dict[object, None] = {}
         self.orphans: set[object] = set()
         self.permit = False
         self.discard: str | None = None

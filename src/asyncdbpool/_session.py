@@ -6,18 +6,20 @@ import inspect
 import os
 import select
 import socket
-import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from asyncdbpool._cursor import CursorCore
+from asyncdbpool._gate import Gate
 from asyncdbpool.errors import PoolError
 
 if TYPE_CHECKING:
     from asyncdbpool._options import Cleanup
     from asyncdbpool.drivers import Driver
+    from asyncdbpool.drivers.dbapi import Canceller
 
 __all__ = ["Session"]
 
@@ -40,6 +42,9 @@ class Session:
         altered: True where a borrower may have changed the session's attributes.
         blocks: The open `transaction()` blocks, outermost first.
         broken: True where the database has rolled back what the open blocks have done.
+        doubtful: True once nobody can say what state it is in.
+        hung_up: True once the pool has shut the socket down.
+        gate: Between two operations while a cancel is under way.
         lost: True once an error has told that the connection is of no more use.
         socket: A handle of the pool's own on the connection's socket, or None.
         canceller: Cancels what runs, from any thread, or None where the driver cannot.
@@ -67,14 +72,14 @@ class Session:
         self._ended = False  # the job that runs has committed or rolled back last
         self._undo: dict[str, Any] = {}
         self.lost = False
+        self.doubtful = False
+        self.hung_up = False
         self.socket = _own_socket(driver.fileno(self.raw))
         self._poll = None if self.socket is None else _poller(self.socket)
         self.cursor_class: type | None = None
         self._memory: Any = None
-        self.canceller: Callable[[], None] | None = None
-        self._gate = threading.Lock()  # held while a cancel is under way; guards the next two
-        self._running: object = None
-        self._hit = False
+        self.canceller: Canceller | None = None
+        self.gate = Gate()
         self._reads_ahead: dict[type, bool] = {}
 
     def prepare(self, setup: Callable[[Any], object] | None) -> None:
@@ -120,8 +125,7 @@ class Session:
         self.sweep()
         self._ended = False
         was_open, failed = self.transaction, False
-        with self._gate:
-            self._running = token
+        self.gate.enter(token)
         try:
             if operation not in _ENDS:
                 self._refuse_if_broken()
@@ -133,9 +137,7 @@ class Session:
             self.lost = self.lost or self.driver.is_disconnect(error, self.raw)
             raise
         finally:
-            with self._gate:  # a cancel on its way is waited for, so that it hits nothing later
-                self._running = None
-                hit, self._hit = self._hit, False
+            hit = self.gate.leave()
             if hit:
                 self._absorb_cancel()
             self._look()
@@ -143,13 +145,15 @@ class Session:
                 self.broken = operation not in _ENDS
 
     def _absorb_cancel(self) -> None:
+        """See to it that the cancel hits nothing later."""
         try:
-            lost = self.driver.absorb_cancel(self.raw)
+            error = self.driver.interrupted()
             for core in tuple(self.cursors):
-                if lost is not None and not core.finished:
-                    core.lose_rows(lost)
+                if error is not None and not core.finished:
+                    core.lose_rows(error)
+            self.driver.absorb_cancel(self.raw)
         except Exception:  # noqa: BLE001 - whatever it is, the state is unknown now
-            self.lost = True
+            self.doubtful = True
 
     def _refuse_if_broken(self) -> None:
         if self.broken:
@@ -158,16 +162,15 @@ class Session:
                 "statement that failed or was cancelled; leave the transaction() block"
             )
 
-    def cancel(self, token: object = None) -> None:
-        """Cancel in the database what runs for this token, or whatever runs; on another thread.
+    def cancel(self, token: object, given: Mapping[str, Any]) -> None:
+        """Cancel in the database what runs for a token; blocking, on another thread.
 
-        What has ended meanwhile is left alone, and nothing new begins before this is over.
+        Args:
+            token: Stands for the operation; if it has ended, nothing happens.
+            given: What the credentials gave last, for drivers that connect to cancel.
         """
-        with self._gate:
-            if self._running is not None and token in (None, self._running):
-                self._hit = True
-                assert self.canceller is not None  # noqa: S101 - asked before
-                self.canceller()
+        assert self.canceller is not None  # noqa: S101 - asked before
+        self.gate.cancel(token, partial(self.canceller, given))
 
     def _look(self) -> None:
         try:
@@ -273,6 +276,7 @@ class Session:
         """Run a one-shot: the work and the end of its transaction in one go."""
         try:
             result = work(self, *args)
+            self._refuse_if_hit()
             self.sweep_all()
             if self.driver.in_transaction(self.raw) is not False:
                 self.commit()
@@ -285,6 +289,11 @@ class Session:
         if self.altered:
             self._restore()
         return result
+
+    def _refuse_if_hit(self) -> None:
+        """Commit nothing for a caller who is gone: a killed statement may end "successfully"."""
+        if self.gate.hit:
+            raise PoolError(f"pool {self._pool!r}: cancelled, so nothing is committed")
 
     def sweep_all(self) -> None:
         """Close every cursor."""
@@ -376,6 +385,8 @@ class Session:
         Returns:
             False where the driver does not tell its socket.
         """
+        self.hung_up = True
+        self.gate.give_up()
         if self.socket is None:
             return False
         with suppress(OSError):  # it is down already

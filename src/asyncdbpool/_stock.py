@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+from asyncdbpool._cancelling import Cancelling
 from asyncdbpool._connect import ConnectArguments, Connecting, backoff
 from asyncdbpool._options import Options
 from asyncdbpool._quota import Quota
@@ -25,7 +26,6 @@ __all__ = ["Keeper", "Plan", "Stock", "raise_interrupt", "session_of"]
 
 log = logging.getLogger("asyncdbpool")
 
-_FIRST_PRESS, _LAST_PRESS = 0.05, 1.0  # seconds between two cancels of a statement
 _JITTER = 0.05  # of max_age, so that a fleet does not reconnect at once
 
 
@@ -76,6 +76,7 @@ class Stock:
         generation: Moves on when all that there are have to be closed.
         connect_error: Why the last connect failed, or None after one that succeeded.
         refill_at: Loop time before which no connection is made that nobody waits for.
+        cancelling: Cancels statements in the database.
         filling: True while `open()` waits, which raises what would otherwise be logged.
     """
 
@@ -100,8 +101,7 @@ class Stock:
         self._connecting: dict[Record, Connecting] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._watches: dict[Record, asyncio.TimerHandle] = {}
-        self._abandoned = False
-        self._pressed: set[Record] = set()  # a cancel is on its way
+        self.cancelling = Cancelling(self)
 
     def count(self, *states: State) -> int:
         """Count the connections in these states."""
@@ -359,46 +359,12 @@ class Stock:
         error: BaseException | None,
     ) -> None:
         record.pending -= 1
-        if record.session is not None and record.session.lost:
-            self.condemn(record, "it was lost", others=True)
+        session = record.session
+        if session is not None and session.lost:
+            self.condemn(record, "it was lost", others=not session.hung_up)
+        elif session is not None and session.doubtful:
+            self.condemn(record, "nobody can say what state it is in", others=False)
         done(value, error)
-
-    # Cancelling
-
-    def cancel(self, record: Record, token: object) -> None:
-        """Cancel in the database what runs for a token, beside the loop, until it has ended.
-
-        A cancel that comes before the statement has really begun is lost, so it is repeated.
-        """
-        if session_of(record).canceller is not None:
-            self._press(record, token, _FIRST_PRESS)
-
-    def _press(self, record: Record, token: object, delay: float) -> None:
-        if self._abandoned or token not in record.tokens:
-            return
-        if record not in self._pressed:
-            self._pressed.add(record)
-            cancel = partial(session_of(record).cancel, token)
-            self.executor.aside(cancel, partial(self._has_pressed, record))
-        self.loop.call_later(delay, self._press, record, token, min(_LAST_PRESS, delay * 2))
-
-    def _has_pressed(self, record: Record, value: None, error: BaseException | None) -> None:
-        self._pressed.discard(record)
-        if error is not None:
-            text = self.arguments.redact(str(error)).strip()
-            log.info("pool %r: cancelling failed: %s: %s", self.name, type(error).__name__, text)
-            raise_interrupt(error)
-
-    def cancel_now(self, record: Record) -> asyncio.Future[None]:
-        """Cancel in the database whatever runs on a connection, once; the future tells the end."""
-        over: asyncio.Future[None] = self.loop.create_future()
-
-        def done(value: None, error: BaseException | None) -> None:  # noqa: ARG001 - a job's end
-            if not over.cancelled():
-                over.set_result(None) if error is None else over.set_exception(error)
-
-        self.executor.aside(session_of(record).cancel, done)
-        return over
 
     def hang_up(self) -> bool:
         """Shut every socket down; False where there is none."""
@@ -410,7 +376,7 @@ class Stock:
 
     def abandon(self) -> None:
         """Let every thread close its connection and end, without waiting for it."""
-        self._abandoned = True
+        self.cancelling.stop()
         for record in tuple(self.records):
             if record.worker is not None:
                 record.worker.dismiss()

@@ -127,8 +127,8 @@ class Executor:
             self._side.dismiss()
             self._side = None
 
-    async def wind_up(self, patience: float = 1.0) -> None:
-        """Wait until the dismissed threads have ended; one stuck in its driver is left behind."""
+    async def wind_up(self, patience: float = 1.0) -> int:
+        """Wait until the dismissed threads have ended; count those stuck in their driver."""
         self.dismiss_side()
         deadline = self._loop.time() + patience
         while (  # noqa: ASYNC110 - a thread's end cannot be awaited
@@ -136,6 +136,7 @@ class Executor:
         ):
             await anyio.sleep(0.001)
         self.leaving = {worker for worker in self.leaving if worker.alive}
+        return len(self.leaving)
 
     def deliver(self, job: Job) -> bool:
         """Tell the loop of a finished job, from a worker; False where the loop is closed.

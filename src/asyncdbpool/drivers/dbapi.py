@@ -9,7 +9,10 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-__all__ = ["Driver", "error_text", "system_says"]
+__all__ = ["Canceller", "Driver", "error_text", "system_says"]
+
+Canceller = Callable[[Mapping[str, Any]], None]
+"""Cancels what runs on one connection; takes the connect keywords that were given last."""
 
 _TRANSIENT = (errno.ECONNREFUSED, errno.ECONNRESET, errno.ETIMEDOUT, errno.EPIPE)
 
@@ -156,11 +159,11 @@ class Driver:
 
     def canceller(
         self, raw: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Callable[[], None] | None:
+    ) -> Canceller | None:
         """Make a function that cancels in the database what runs on a connection.
 
         It is called on another thread, while a statement runs, perhaps several times; it may
-        block, but must not hold the GIL meanwhile.
+        block, but must not hold the GIL meanwhile. It gets what the credentials have given last.
 
         Args:
             raw: The driver's connection.
@@ -171,12 +174,11 @@ class Driver:
             The function, or None where there is no way.
         """
 
-    def absorb_cancel(self, raw: Any) -> BaseException | None:
-        """Make sure that a cancel that came too late does not hit the next statement.
+    def absorb_cancel(self, raw: Any) -> None:
+        """Make sure that a cancel that came too late does not hit the next statement."""
 
-        Returns:
-            The error for the cursors that are half read, where a cancel ends those too.
-        """
+    def interrupted(self) -> BaseException | None:
+        """Make the error for cursors that are half read, where a cancel ends those too."""
 
     # Rows
 

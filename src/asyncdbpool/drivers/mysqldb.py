@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any, ClassVar
 
-from asyncdbpool.drivers.dbapi import Driver
+from asyncdbpool.drivers.dbapi import Canceller, Driver
 
 __all__ = ["MySQLdbDriver"]
 
@@ -106,15 +106,17 @@ class MySQLdbDriver(Driver):
 
     def canceller(
         self, raw: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Callable[[], None] | None:
+    ) -> Canceller | None:
         """`KILL QUERY` on a side connection, which is closed again.
 
         The number is asked for once, now: the module refuses it while a statement runs.
         """
         number = raw.thread_id()
+        patience = kwargs.get("connect_timeout", 10)
+        bounds = {"read_timeout": patience, "write_timeout": patience}
 
-        def kill() -> None:
-            side = self.connect(args, kwargs)
+        def kill(given: Mapping[str, Any]) -> None:
+            side = self.connect(args, {**kwargs, **given, **bounds})
             try:
                 self.run(side, f"KILL QUERY {number}")
             finally:
@@ -122,7 +124,7 @@ class MySQLdbDriver(Driver):
 
         return kill
 
-    def absorb_cancel(self, raw: Any) -> BaseException | None:
+    def absorb_cancel(self, raw: Any) -> None:
         """Let a kill that came too late hit a statement that does nothing."""
         try:
             self.run(raw, "DO 0")
@@ -130,7 +132,13 @@ class MySQLdbDriver(Driver):
             if _number(error) != _INTERRUPTED:
                 raise
             self.run(raw, "DO 0")
-        return None
+
+    def interrupted(self) -> BaseException | None:
+        """A kill ends a streamed result, and one that was late must not wait behind it."""
+        error: BaseException = self.module.OperationalError(
+            _INTERRUPTED, "Query execution was interrupted"
+        )
+        return error
 
     def fetch(self, cursor: Any, count: int, into: deque[Any]) -> type:
         """Take a streamed result row by row, so that an error loses none of the rows before it."""

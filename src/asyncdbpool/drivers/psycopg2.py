@@ -5,10 +5,10 @@ from __future__ import annotations
 import ctypes
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from asyncdbpool.drivers.dbapi import Driver, error_text, system_says
+from asyncdbpool.drivers.dbapi import Canceller, Driver, error_text, system_says
 
 __all__ = ["Psycopg2Driver"]
 
@@ -107,7 +107,7 @@ class Psycopg2Driver(Driver):
         raw: Any,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-    ) -> Callable[[], None] | None:
+    ) -> Canceller | None:
         """Call libpq's own `PQcancel()`.
 
         The module's `cancel()` does the same, but holds the GIL during the round trip, and
@@ -144,7 +144,7 @@ class _Cancel:
         self._libpq = libpq
         self._handle = libpq.PQgetCancel(connection)
 
-    def __call__(self) -> None:
+    def __call__(self, given: Mapping[str, Any]) -> None:
         reason = ctypes.create_string_buffer(256)
         if not self._libpq.PQcancel(self._handle, reason, len(reason)):
             raise OSError(reason.value.decode(errors="replace").strip())

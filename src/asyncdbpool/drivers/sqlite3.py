@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any, ClassVar
 
-from asyncdbpool.drivers.dbapi import Driver
+from asyncdbpool.drivers.dbapi import Canceller, Driver
 
 __all__ = ["SQLite3Driver"]
 
@@ -60,13 +60,12 @@ class SQLite3Driver(Driver):
         raw: Any,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-    ) -> Callable[[], None] | None:
+    ) -> Canceller | None:
         """`interrupt()` may be called on any thread, and does nothing where nothing runs."""
-        interrupt: Callable[[], None] = raw.interrupt
-        return interrupt
+        return lambda _given: raw.interrupt()
 
-    def absorb_cancel(self, raw: Any) -> BaseException | None:
-        """An interrupt stays in force until every cursor of the connection has come to its end."""
+    def interrupted(self) -> BaseException | None:
+        """An interrupt stays in force until every cursor of the connection is done."""
         error: BaseException = self.module.OperationalError("interrupted")
         return error
 

@@ -1,0 +1,91 @@
+"""Cancelling statements in the database, beside the event loop, until they have ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Protocol
+
+from asyncdbpool._connect import ConnectArguments
+from asyncdbpool._record import Record
+from asyncdbpool._workers import Executor
+
+__all__ = ["Cancelling"]
+
+log = logging.getLogger("asyncdbpool")
+
+_FIRST_PAUSE, _LAST_PAUSE = 0.05, 1.0  # seconds between two cancels of one statement
+
+
+class Owner(Protocol):
+    """What cancelling asks of the pool."""
+
+    name: str
+    loop: asyncio.AbstractEventLoop
+    executor: Executor
+    arguments: ConnectArguments
+
+
+class Cancelling:
+    """Sends cancels on one side thread of the pool's, for a statement until it has ended."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._busy: set[Record] = set()  # a cancel for it is on its way
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Send no more."""
+        self._stopped = True
+
+    def until_ended(self, record: Record, token: object) -> None:
+        """Cancel a statement, again and again: one that comes too early is lost."""
+        assert record.session is not None  # noqa: S101 - it runs a statement
+        if record.session.canceller is not None:
+            self._again(record, token, _FIRST_PAUSE)
+
+    def _again(self, record: Record, token: object, pause: float) -> None:
+        if self._stopped or token not in record.tokens:
+            return
+        if record not in self._busy:
+            self._busy.add(record)
+            self._send(record, token, partial(self._sent, record))
+        self._owner.loop.call_later(pause, self._again, record, token, min(_LAST_PAUSE, 2 * pause))
+
+    def _sent(self, record: Record, value: None, error: BaseException | None) -> None:
+        self._busy.discard(record)
+        if isinstance(error, Exception):
+            text = self._owner.arguments.redact(str(error)).strip()
+            kind = type(error).__name__
+            log.info("pool %r: cancelling failed: %s: %s", self._owner.name, kind, text)
+        elif error is not None:
+            raise error
+
+    def once(self, record: Record) -> asyncio.Future[None]:
+        """Cancel the statement that runs now, once; the future ends when that is done."""
+        over: asyncio.Future[None] = self._owner.loop.create_future()
+        token = next(iter(record.tokens), None)
+        if token is None:
+            over.set_result(None)
+            return over
+
+        def done(value: None, error: BaseException | None) -> None:  # noqa: ARG001 - a job's end
+            if over.done():
+                if error is not None and not isinstance(error, Exception):
+                    raise error
+            elif error is None:
+                over.set_result(None)
+            else:
+                over.set_exception(error)
+
+        self._send(record, token, done)
+        return over
+
+    def _send(
+        self, record: Record, token: object, done: Callable[[Any, BaseException | None], None]
+    ) -> None:
+        assert record.session is not None  # noqa: S101 - it runs a statement
+        given: Mapping[str, Any] = self._owner.arguments.given
+        self._owner.executor.aside(partial(record.session.cancel, token, given), done)
