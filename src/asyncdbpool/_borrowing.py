@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 
@@ -28,7 +29,7 @@ class Borrowing:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._conn.close()
+        await _give_back(self._conn, error)
 
 
 class Transacting(Borrowing):
@@ -54,4 +55,13 @@ class Transacting(Borrowing):
         try:
             await self._transaction.__aexit__(kind, error, traceback)
         finally:
-            await self._conn.close()
+            await _give_back(self._conn, error)
+
+
+async def _give_back(conn: Connection, error: BaseException | None) -> None:
+    """Return a connection; a caller who was cancelled does not wait until it is clean."""
+    if conn and isinstance(error, CancelledError):
+        lease = conn._lease  # noqa: SLF001 - borrowed here
+        lease.give_back(lease.cleanup)
+    else:
+        await conn.close()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
 from asyncdbpool._connect import ConnectArguments
+from asyncdbpool._options import Options
 from asyncdbpool._record import Record
 from asyncdbpool._workers import Executor
 
@@ -25,6 +27,7 @@ class Owner(Protocol):
     name: str
     loop: asyncio.AbstractEventLoop
     executor: Executor
+    options: Options
     arguments: ConnectArguments
 
 
@@ -87,5 +90,21 @@ class Cancelling:
         self, record: Record, token: object, done: Callable[[Any, BaseException | None], None]
     ) -> None:
         assert record.session is not None  # noqa: S101 - it runs a statement
-        given: Mapping[str, Any] = self._owner.arguments.given
-        self._owner.executor.aside(partial(record.session.cancel, token, given), done)
+        self._owner.executor.aside(partial(record.session.cancel, token, self._ask), done)
+
+    def _ask(self) -> Mapping[str, Any]:
+        """Give the credentials for a side connection, on the side thread.
+
+        An async callable cannot be asked there; what it gave last has to do.
+        """
+        credentials = self._owner.options.credentials
+        if credentials is None:
+            return {}
+        if not inspect.iscoroutinefunction(credentials):
+            given = credentials()
+            if isinstance(given, Mapping):
+                self._owner.arguments.note(given)
+                return given
+            if inspect.iscoroutine(given):
+                given.close()
+        return self._owner.arguments.given

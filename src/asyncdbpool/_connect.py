@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Protocol, cast
@@ -21,6 +22,8 @@ from asyncdbpool.stats import Counters
 
 __all__ = ["ConnectArguments", "Connecting", "backoff"]
 
+_REMEMBERED = 64  # answers of the credentials, to keep them out of texts
+
 _SECRETS = ("pass", "pwd", "secret", "token", "key", "credential", "dsn", "conninfo")
 
 
@@ -30,25 +33,34 @@ class ConnectArguments:
     Attributes:
         args: Positional arguments.
         kwargs: Keyword arguments.
-        given: What the credentials gave last.
     """
 
-    __slots__ = ("args", "given", "kwargs")
+    __slots__ = ("_notes", "args", "kwargs")
 
     def __init__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self.args = args
         self.kwargs = dict(kwargs)
-        self.given: Mapping[str, Any] = {}
+        self._notes: deque[Mapping[str, Any]] = deque(maxlen=_REMEMBERED)
 
     def __repr__(self) -> str:
         return f"<{len(self.args)} positional, {sorted(self.kwargs)}>"
 
+    def note(self, given: Mapping[str, Any]) -> None:
+        """Remember what the credentials gave."""
+        self._notes.append(given)
+
+    @property
+    def given(self) -> Mapping[str, Any]:
+        """What the credentials gave last."""
+        return self._notes[-1] if self._notes else {}
+
     def redact(self, text: str) -> str:
         """Take out of a text what may be a password: secret keywords and whole DSNs."""
         secrets = [value for value in self.args if isinstance(value, str)]
-        for name, value in (*self.kwargs.items(), *self.given.items()):
-            if any(part in name.lower() for part in _SECRETS):
-                secrets.append(str(value))
+        for keywords in (self.kwargs, *self._notes):
+            for name, value in keywords.items():
+                if any(part in name.lower() for part in _SECRETS):
+                    secrets.append(str(value))
         for secret in sorted(filter(None, secrets), key=len, reverse=True):
             text = text.replace(secret, "***")
         return text
@@ -192,7 +204,7 @@ class Connecting:
                 f"keywords, not {type(given).__name__}"
             )
         asked = cast("Mapping[str, Any]", given)
-        self._owner.arguments.given = asked
+        self._owner.arguments.note(asked)
         return asked
 
     async def _on_thread(self, work: Callable[[], Any]) -> Any:

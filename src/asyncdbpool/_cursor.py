@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -280,9 +281,11 @@ class CursorCore:
         """Let the driver's cursor go; the reader gets the rows that are here, then the error."""
         self.kept.setdefault("arraysize", self.raw.arraysize)
         raw, self.raw = self.raw, None
-        raw.close()
+        self._session.cursors.discard(self)
         self._error = error
         self.exhausted = True
+        with suppress(Exception):  # it may tell the interruption once more
+            raw.close()
 
     def close(self) -> None:
         """Close the driver's cursor and let it die on this thread."""

@@ -306,7 +306,7 @@ class Engine:
         record.orphans.add(token)
         if cancel:
             self.stock.cancelling.until_ended(record, token)
-            self.stock.watch(record)
+        self.stock.watch(record)
 
     def answered(self, record: Record) -> None:
         """Stop watching a lent connection once nothing runs for nobody any more."""

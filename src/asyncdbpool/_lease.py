@@ -159,11 +159,13 @@ class Lease:
         *args: Any,
         core: CursorCore | None = None,
         must_run: bool = False,
+        cancel: bool = True,
     ) -> Any:
         """Run `operation(session, *args)` on the connection's thread, in its turn.
 
-        A call that is cancelled before it has started is never run, unless it `must_run`. `core`
-        is the cursor that belongs to the thread meanwhile.
+        A call that is cancelled before it has started is never run, unless it `must_run`; one that
+        runs is cancelled in the database, unless `cancel` is False. `core` is the cursor that
+        belongs to the thread meanwhile.
 
         Raises:
             ConnectionReturned: The connection went back before the operation had started.
@@ -176,7 +178,9 @@ class Lease:
         self.record.tokens[future] = None
         job = self.lender.submit(
             self.record,
-            partial(self._perform, self.session, operation, args, None if must_run else future),
+            partial(
+                self._perform, operation, args, must_run=must_run, token=future if cancel else None
+            ),
             partial(self._answer, core, future),
         )
         try:
@@ -184,10 +188,10 @@ class Lease:
         except asyncio.CancelledError:
             if future.cancelled():
                 job.dropped = not must_run
-                if not must_run:
+                if cancel:
                     self.lender.counters.cancelled += 1
                 if job.started and future in self.record.tokens:  # it runs, for nobody
-                    self.lender.orphaned(self.record, future, cancel=not must_run)
+                    self.lender.orphaned(self.record, future, cancel=cancel)
             else:
                 _raise_interrupt(future.result()[1])
             raise
@@ -200,15 +204,16 @@ class Lease:
 
     def _perform(
         self,
-        session: Session,
         operation: Callable[..., Any],
         args: tuple[Any, ...],
+        *,
+        must_run: bool,
         token: object,
     ) -> Any:
-        """Run on the connection's thread; what has no token must run."""
-        if token is not None:
+        """Run on the connection's thread."""
+        if not must_run:
             self.check()
-        return session.perform(operation, args, token)
+        return self.session.perform(operation, args, token)
 
     def _answer(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,6 +11,8 @@ __all__ = ["Cap", "Member", "Quota"]
 
 class Member(Protocol):
     """What sharing a cap asks of a pool."""
+
+    loop: asyncio.AbstractEventLoop
 
     def oldest_wait(self) -> float | None:
         """Tell since when the pool's first waiter waits, or None."""
@@ -53,6 +56,13 @@ class Cap:
         """True where there is no room for another connection."""
         return self.taken >= self.limit
 
+    def drop_the_stranded(self) -> bool:
+        """Take back what pools on closed event loops hold; tell whether there is room now."""
+        for quota in self.quotas:
+            if quota.member is not None and quota.member.loop.is_closed():
+                quota.forfeit()
+        return not self.full
+
     @property
     def lacks_room(self) -> bool:
         """True where more pools are in line than connections are being closed for them."""
@@ -75,6 +85,7 @@ class Quota:
         self._caps = caps
         self.member: Member | None = None
         self.in_line = False
+        self._taken = 0
         for cap in caps:
             cap.quotas.append(self)
 
@@ -100,14 +111,22 @@ class Quota:
             if quota is not self and quota.member is not None
         )
 
+    def forfeit(self) -> None:
+        """Give all of it back, and serve nobody: the pool's event loop is closed."""
+        for cap in self._caps:
+            cap.taken -= self._taken
+        self._taken = 0
+        self.member = None
+
     def take(self, *, for_waiter: bool) -> bool:
         """Take room for one connection; False puts the pool in line, if for a waiter.
 
         A connection that only refills the pool takes room that nobody waits for.
         """
-        full = [cap for cap in self._caps if cap.full]
+        full = [cap for cap in self._caps if cap.full and not cap.drop_the_stranded()]
         if not full:
             if for_waiter or not self._rivals():
+                self._taken += 1
                 for cap in self._caps:
                     cap.taken += 1
                 self.in_line = False
@@ -122,6 +141,9 @@ class Quota:
 
     def give(self) -> None:
         """Give one connection's room back, to the first in line."""
+        if not self._taken:  # forfeited meanwhile
+            return
+        self._taken -= 1
         for cap in self._caps:
             cap.taken -= 1
             cap.leaving = max(0, cap.leaving - 1)

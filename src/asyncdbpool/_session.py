@@ -41,7 +41,7 @@ class Session:
         transaction: True unless it is proven that no transaction is open.
         altered: True where a borrower may have changed the session's attributes.
         blocks: The open `transaction()` blocks, outermost first.
-        broken: True where the database has rolled back what the open blocks have done.
+        broken: True where the database has rolled back what the borrower believes in.
         doubtful: True once nobody can say what state it is in.
         hung_up: True once the pool has shut the socket down.
         gate: Between two operations while a cancel is under way.
@@ -122,7 +122,7 @@ class Session:
 
         With a `token`, it can be cancelled in the database.
         """
-        self.sweep()
+        self._sweep_quietly()
         self._ended = False
         was_open, failed = self.transaction, False
         self.gate.enter(token)
@@ -141,15 +141,16 @@ class Session:
             if hit:
                 self._absorb_cancel()
             self._look()
-            if self.blocks and was_open and not self.transaction and (failed or hit):
-                self.broken = operation not in _ENDS
+            vanished = was_open and not self.transaction and operation not in _ENDS
+            if vanished and (hit or (failed and self.blocks)):
+                self.broken = True
 
     def _absorb_cancel(self) -> None:
         """See to it that the cancel hits nothing later."""
         try:
-            error = self.driver.interrupted()
             for core in tuple(self.cursors):
-                if error is not None and not core.finished:
+                error = None if core.finished else self.driver.interrupted(core.raw)
+                if error is not None:
                     core.lose_rows(error)
             self.driver.absorb_cancel(self.raw)
         except Exception:  # noqa: BLE001 - whatever it is, the state is unknown now
@@ -159,18 +160,18 @@ class Session:
         if self.broken:
             raise PoolError(
                 f"pool {self._pool!r}: the database has rolled back the whole transaction, for a "
-                "statement that failed or was cancelled; leave the transaction() block"
+                "statement that failed or was cancelled; leave the block, or roll back"
             )
 
-    def cancel(self, token: object, given: Mapping[str, Any]) -> None:
+    def cancel(self, token: object, ask: Callable[[], Mapping[str, Any]]) -> None:
         """Cancel in the database what runs for a token; blocking, on another thread.
 
         Args:
             token: Stands for the operation; if it has ended, nothing happens.
-            given: What the credentials gave last, for drivers that connect to cancel.
+            ask: Gives the credentials, for drivers that connect to cancel.
         """
         assert self.canceller is not None  # noqa: S101 - asked before
-        self.gate.cancel(token, partial(self.canceller, given))
+        self.gate.cancel(token, partial(self.canceller, ask))
 
     def _look(self) -> None:
         try:
@@ -178,6 +179,14 @@ class Session:
         except Exception:  # noqa: BLE001 - a broken connection proves nothing
             known = True
         self.transaction = not self._ended if known is None else known
+
+    def _sweep_quietly(self) -> None:
+        """Sweep ahead of a statement, which is not to blame for what goes wrong here."""
+        try:
+            self.sweep()
+        except Exception as error:  # noqa: BLE001 - told by what it says of the connection
+            self.doubtful = True
+            self.lost = self.lost or self.driver.is_disconnect(error, self.raw)
 
     def sweep(self) -> None:
         """Close the cursors that nobody can reach any more."""

@@ -183,8 +183,12 @@ class DatabaseConnector(Mapping[Any, ConnectionPool]):
 
     async def __aenter__(self) -> Self:
         self._closed = False
-        for pool in self._pools.values():
-            await pool.open()
+        try:
+            for pool in self._pools.values():
+                await pool.open()
+        except BaseException:
+            await self.close()
+            raise
         return self
 
     async def __aexit__(

@@ -180,6 +180,7 @@ class ConnectionPool:
             self._opening = engine.loop.create_task(
                 self._fill(engine, was_closed), name=f"{self._name}: open"
             )
+            self._opening.add_done_callback(_take_note)
         if self._opening is not None:
             await asyncio.shield(self._opening)
         return self
@@ -264,6 +265,7 @@ class ConnectionPool:
                 stacklevel=4,
             )
         engine.abandon()
+        self._plan.quota.forfeit()
         self._engine = self._ending = self._opening = None
         return None
 
@@ -431,6 +433,8 @@ class ConnectionPool:
         Args:
             fn: A blocking function that gets the driver's own connection; nothing of the
                 connection may outlive it. It is committed on success and rolled back on an error.
+                Where the caller is cancelled, the statement that runs is cancelled, and nothing is
+                committed after it; the function itself cannot be stopped.
             *args: Passed on.
             **kwargs: Passed on.
 
@@ -562,6 +566,12 @@ class ConnectionPool:
             f"<{type(self).__name__} {self._name!r}, {state}: size {s.size} of {s.max_size}, "
             f"idle {s.idle}, in use {s.in_use}, waiting {s.waiting}>"
         )
+
+
+def _take_note(task: asyncio.Task[None]) -> None:
+    """Look at an error that nobody may be waiting for any more; the connects have logged it."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _merged(kwargs: dict[str, Any], connect_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:

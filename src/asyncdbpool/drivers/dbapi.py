@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 __all__ = ["Canceller", "Driver", "error_text", "system_says"]
 
-Canceller = Callable[[Mapping[str, Any]], None]
-"""Cancels what runs on one connection; takes the connect keywords that were given last."""
+Canceller = Callable[[Callable[[], Mapping[str, Any]]], None]
+"""Cancels what runs on one connection; takes a function that gives the credentials."""
 
 _TRANSIENT = (errno.ECONNREFUSED, errno.ECONNRESET, errno.ETIMEDOUT, errno.EPIPE)
 
@@ -163,7 +163,8 @@ class Driver:
         """Make a function that cancels in the database what runs on a connection.
 
         It is called on another thread, while a statement runs, perhaps several times; it may
-        block, but must not hold the GIL meanwhile. It gets what the credentials have given last.
+        block, but must not hold the GIL meanwhile. It gets a function that gives the credentials,
+        should it have to connect.
 
         Args:
             raw: The driver's connection.
@@ -177,8 +178,8 @@ class Driver:
     def absorb_cancel(self, raw: Any) -> None:
         """Make sure that a cancel that came too late does not hit the next statement."""
 
-    def interrupted(self) -> BaseException | None:
-        """Make the error for cursors that are half read, where a cancel ends those too."""
+    def interrupted(self, cursor: Any) -> BaseException | None:
+        """Make the error for a cursor that is half read, where a cancel ends that one too."""
 
     # Rows
 

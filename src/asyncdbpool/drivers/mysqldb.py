@@ -115,8 +115,8 @@ class MySQLdbDriver(Driver):
         patience = kwargs.get("connect_timeout", 10)
         bounds = {"read_timeout": patience, "write_timeout": patience}
 
-        def kill(given: Mapping[str, Any]) -> None:
-            side = self.connect(args, {**kwargs, **given, **bounds})
+        def kill(ask: Callable[[], Mapping[str, Any]]) -> None:
+            side = self.connect(args, {**kwargs, **ask(), **bounds})
             try:
                 self.run(side, f"KILL QUERY {number}")
             finally:
@@ -133,8 +133,10 @@ class MySQLdbDriver(Driver):
                 raise
             self.run(raw, "DO 0")
 
-    def interrupted(self) -> BaseException | None:
+    def interrupted(self, cursor: Any) -> BaseException | None:
         """A kill ends a streamed result, and one that was late must not wait behind it."""
+        if not isinstance(cursor, self.module.cursors.CursorUseResultMixIn):
+            return None
         error: BaseException = self.module.OperationalError(
             _INTERRUPTED, "Query execution was interrupted"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from asyncdbpool.drivers.dbapi import Canceller, Driver, error_text, system_says
@@ -144,7 +144,7 @@ class _Cancel:
         self._libpq = libpq
         self._handle = libpq.PQgetCancel(connection)
 
-    def __call__(self, given: Mapping[str, Any]) -> None:
+    def __call__(self, ask: Callable[[], Mapping[str, Any]]) -> None:
         reason = ctypes.create_string_buffer(256)
         if not self._libpq.PQcancel(self._handle, reason, len(reason)):
             raise OSError(reason.value.decode(errors="replace").strip())

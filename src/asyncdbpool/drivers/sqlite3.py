@@ -62,9 +62,9 @@ class SQLite3Driver(Driver):
         kwargs: Mapping[str, Any],
     ) -> Canceller | None:
         """`interrupt()` may be called on any thread, and does nothing where nothing runs."""
-        return lambda _given: raw.interrupt()
+        return lambda _ask: raw.interrupt()
 
-    def interrupted(self) -> BaseException | None:
+    def interrupted(self, cursor: Any) -> BaseException | None:
         """An interrupt stays in force until every cursor of the connection is done."""
         error: BaseException = self.module.OperationalError("interrupted")
         return error

@@ -107,7 +107,7 @@ class Connection:
 
     async def rollback(self) -> None:
         """Roll the open transaction back; it runs even if the caller is cancelled meanwhile."""
-        await self._lease.call(Session.rollback, must_run=True)
+        await self._lease.call(Session.rollback, must_run=True, cancel=False)
 
     def transaction(self) -> Transaction:
         """Make an `async with` block that commits on success and rolls back on an exception.

@@ -189,7 +189,10 @@ class Cursor:
         core = self._born_or_not()
         if core.closed:
             return
-        if core.pending or not core.finished:
+        if self._lease.record.orphans:  # a cancelled statement is still ending: do not wait
+            core.closed = True
+            self._lease.session.litter.append(core)
+        elif core.pending or not core.finished:
             await self._on_thread(CursorCore.close, must_run=True)
         elif core.raw is not None:
             core.closed = True
@@ -205,9 +208,11 @@ class Cursor:
         self._born_or_not()
         return self
 
-    async def __aexit__(self, *exc_info: object) -> None:
+    async def __aexit__(self, kind: object, error: object, traceback: object) -> None:
         if self._connection:
-            await self.close()
+            # An error that is on its way counts more than one from here.
+            with suppress(*(() if error is None else (Exception,))):
+                await self.close()
 
     def __bool__(self) -> bool:
         """Tell whether the cursor can still be used."""

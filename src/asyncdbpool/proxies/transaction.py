@@ -63,12 +63,12 @@ class Transaction:
         if error is None:
             await self.commit()
         elif self._connection:
-            await self._undo()
+            await self._undo(error)
 
-    async def _undo(self) -> None:
+    async def _undo(self, error: BaseException) -> None:
         """Roll back for an error that is on its way, which counts more than one from here."""
         lease = self._lease
-        if lease.record.orphans:  # a cancelled statement is still ending: do not wait for it
+        if isinstance(error, CancelledError) or lease.record.orphans:  # do not wait for it
             self._depth = 0
             lease.post(Session.withdraw, self._token)
             return
@@ -89,7 +89,7 @@ class Transaction:
     async def _call(self, operation: Callable[..., Any], *, must_run: bool = False) -> Any:
         lease = self._lease
         try:
-            return await lease.call(operation, self._token, must_run=must_run)
+            return await lease.call(operation, self._token, must_run=must_run, cancel=not must_run)
         except CancelledError:
             if lease.ended is None:  # otherwise the return rolls back
                 lease.post(Session.withdraw, self._token)
