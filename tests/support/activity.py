@@ -13,9 +13,11 @@ from support.access import administrator
 from support.databases import Database
 from support.servers import Server
 
-__all__ = ["Activity", "observed"]
+__all__ = ["Activity", "Embedded", "observed"]
 
-_COUNT = "WITH RECURSIVE n(i) AS (VALUES(0) UNION ALL SELECT i + 1 FROM n {limit}) SELECT {what} FROM n"
+_COUNT = (
+    "WITH RECURSIVE n(i) AS (VALUES(0) UNION ALL SELECT i + 1 FROM n {limit}) SELECT {what} FROM n"
+)
 _STEPS = 3_000_000  # of that in a second, more or less
 
 
@@ -54,14 +56,17 @@ class Activity(ABC):
     async def begins(self, count: int = 1) -> None:
         """Wait until so many statements run."""
         async with asyncio.timeout(20):
-            while await self.running() < count:
+            while await self.running() < count:  # noqa: ASYNC110 - a database sets no events
                 await asyncio.sleep(0.01)
 
     async def ends(self, connections: int) -> None:
         """Wait until nothing runs, and the server counts so many connections."""
         async with asyncio.timeout(20):
-            while await self.running() or self.connections() not in (connections, None):
+            while not await self._rests_with(connections):  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.01)
+
+    async def _rests_with(self, connections: int) -> bool:
+        return not await self.running() and self.connections() in (connections, None)
 
 
 class Embedded(Activity):

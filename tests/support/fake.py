@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, ClassVar, Final
 
 from asyncdbpool import ConnectionPool, Driver
+from asyncdbpool.drivers.dbapi import Canceller
 from support import clock
 from support.invariants import check_invariants
 
@@ -441,9 +442,8 @@ class FakeDriver(Driver):
 
     def canceller(
         self, raw: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Callable[[], None] | None:
-        interrupt: Callable[[], None] = raw.interrupt
-        return interrupt if raw.fake.cancels else None
+    ) -> Canceller | None:
+        return (lambda _given: raw.interrupt()) if raw.fake.cancels else None
 
     def absorb_cancel(self, raw: Any) -> None:
         raw.interrupted = False

@@ -77,8 +77,9 @@ def _described(request: pytest.FixtureRequest, name: str) -> Database:
 @pytest.fixture
 def activity(request: pytest.FixtureRequest, database: Database) -> Iterator[Activity]:
     """Each of the three databases in turn, with a view on what happens there."""
-    server = {"sqlite3": None, "psycopg2": "postgres", "MySQLdb": "mariadb"}[database.name]
-    with observed(database, server and request.getfixturevalue(server)) as activity:
+    fixture = {"psycopg2": "postgres", "MySQLdb": "mariadb"}.get(database.name)
+    server = None if fixture is None else request.getfixturevalue(fixture)
+    with observed(database, server) as activity:
         yield activity
 
 

@@ -75,7 +75,7 @@ def _check_states(engine: Engine) -> None:
     by_state: dict[State, set[Any]] = {state: set() for state in State}
     for record in engine.stock.records:
         by_state[record.state].add(record)
-        assert record.orphans <= record.tokens
+        assert record.orphans <= record.tokens.keys()
         assert len(record.tokens) <= record.pending
         assert not record.permit or record.state in HELD
         assert record not in engine.returns or record.state in (State.RETURNING, State.CLOSING)
