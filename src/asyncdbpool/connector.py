@@ -121,7 +121,8 @@ class DatabaseConnector(Mapping[Any, ConnectionPool]):
             address = kwargs.get(driver.host_keyword or "", host)  # of an alias, the host's
             cap = Cap("max_per_host", self._max_per_host)
             caps.append(self._hosts.setdefault(address, cap))
-        pool.share(caps)
+        if caps:
+            pool.share(caps)
         return pool
 
     def credentials_for(self, host: str) -> Mapping[str, Any] | Credentials:
