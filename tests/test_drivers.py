@@ -168,6 +168,26 @@ async def test_a_value_that_can_be_called_is_no_method() -> None:
         assert await conn.fetch_val("SELECT one()") == 1
 
 
+async def test_a_method_that_gives_a_cursor_again_gives_its_proxy_again() -> None:
+    class Remembering(sqlite3.Connection):
+        last: sqlite3.Cursor
+
+        def cursor(self, *args: Any, **kwargs: Any) -> Any:
+            self.last = super().cursor(*args, **kwargs)
+            return self.last
+
+        def the_last_cursor(self) -> sqlite3.Cursor:
+            return self.last
+
+    pool = ConnectionPool(sqlite3, ":memory:", factory=Remembering)
+    async with pool, pool.connection() as conn:
+        cursor = await conn.execute("SELECT 1 UNION ALL SELECT 2")
+        again = await conn.the_last_cursor()
+        assert type(again) is type(cursor)
+        assert await cursor.fetchone() == (1,)
+        assert await again.fetchone() == (2,), "it reads the same rows"
+
+
 async def test_a_hook_that_turns_out_to_be_a_coroutine_is_refused() -> None:
     async def later(raw: Any) -> None:
         raise AssertionError(raw)

@@ -66,8 +66,8 @@ class Cancelling:
         elif error is not None:
             raise error
 
-    def once(self, record: Record) -> asyncio.Future[None]:
-        """Cancel the statement that runs now, once; the future ends when that is done."""
+    def by_hand(self, record: Record) -> asyncio.Future[None]:
+        """Cancel the statement that runs now; the future ends with the first attempt."""
         over: asyncio.Future[None] = self._owner.loop.create_future()
         token = next(iter(record.tokens), None)
         if token is None:
@@ -75,6 +75,11 @@ class Cancelling:
             return over
 
         def done(value: None, error: BaseException | None) -> None:  # noqa: ARG001 - a job's end
+            self._busy.discard(record)
+            if error is None:
+                self._owner.loop.call_later(
+                    _FIRST_PAUSE, self._again, record, token, 2 * _FIRST_PAUSE
+                )
             if over.done():
                 if error is not None and not isinstance(error, Exception):
                     raise error
@@ -83,6 +88,7 @@ class Cancelling:
             else:
                 over.set_exception(error)
 
+        self._busy.add(record)
         self._send(record, token, done)
         return over
 

@@ -314,8 +314,8 @@ class Engine:
             self.stock.unwatch(record)
 
     def cancel(self, record: Record) -> asyncio.Future[None]:
-        """Cancel in the database whatever runs on a connection, once."""
-        return self.stock.cancelling.once(record)
+        """Cancel in the database what runs on a connection."""
+        return self.stock.cancelling.by_hand(record)
 
     def reclaim(self, lease: Lease) -> None:
         """Take back a lease that was dropped; the garbage collector calls it on any thread."""

@@ -141,8 +141,6 @@ class Quota:
 
     def give(self) -> None:
         """Give one connection's room back, to the first in line."""
-        if not self._taken:  # forfeited meanwhile
-            return
         self._taken -= 1
         for cap in self._caps:
             cap.taken -= 1

@@ -570,8 +570,7 @@ class ConnectionPool:
 
 def _take_note(task: asyncio.Task[None]) -> None:
     """Look at an error that nobody may be waiting for any more; the connects have logged it."""
-    if not task.cancelled():
-        task.exception()
+    _ = task.cancelled() or task.exception()
 
 
 def _merged(kwargs: dict[str, Any], connect_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
