@@ -73,7 +73,7 @@ async def test_every_secret_that_credentials_have_given_is_kept_out_of_the_log(
     module = SimpleNamespace(connect=connect, __name__="loud")
     connector = DatabaseConnector(module, {"default": credentials}, min_size=2, max_size=2)
     pool = connector.get("here")
-    with pytest.raises(ValueError, match="secret-0"):
+    with pytest.raises(ValueError, match="secret-"):
         await pool.get()
     await eventually(lambda: pool.stats().connect_errors >= 2)
     await connector.close()
