@@ -152,3 +152,21 @@ async def test_what_a_function_was_given_is_nobody_elses_business() -> None:
         assert "s33kr1t" not in "".join(map(str, pool.dump()))
         fake.release()
         await running
+
+
+@virtual_time
+async def test_a_rollback_that_has_lost_its_caller_is_watched_and_not_cancelled() -> None:
+    fake = Fake(sockets=True, cancels=True)
+    async with fake.pool(max_size=1, cancel_grace=4) as pool:
+        conn = await pool.get()
+        await conn.execute("INSERT")
+        fake.rollback.once(NEVER)
+        rollback = asyncio.create_task(conn.rollback())
+        await asyncio.sleep(1)
+        rollback.cancel()
+        await asyncio.wait([rollback])
+        await pool.put(conn)
+        assert pool.stats().in_use == 1, "put() does not wait for it"
+        assert fake.cancel.calls == 0
+        await asyncio.sleep(4.5)
+        assert (pool.free, pool.stats().discarded) == (1, 1), "its socket was shut down"
