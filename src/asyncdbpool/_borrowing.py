@@ -41,8 +41,8 @@ class Transacting(Borrowing):
         conn = await super().__aenter__()
         try:
             self._transaction = await conn.transaction().start()
-        except BaseException:
-            await conn.close()
+        except BaseException as error:
+            await _give_back(conn, error)
             raise
         return conn
 

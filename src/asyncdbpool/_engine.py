@@ -20,9 +20,9 @@ from asyncdbpool._lease import Lease
 from asyncdbpool._options import Cleanup, Options
 from asyncdbpool._permits import Permits
 from asyncdbpool._record import Record, State
-from asyncdbpool._stock import Plan, Stock, raise_interrupt, session_of
+from asyncdbpool._stock import Plan, Stock, session_of
 from asyncdbpool._upkeep import Upkeep
-from asyncdbpool._workers import Done, Job
+from asyncdbpool._workers import Done, Job, raise_interrupt
 from asyncdbpool.errors import PoolClosed, PoolDeadlock, PoolTimeout, TooManyWaiters
 from asyncdbpool.stats import LeaseInfo
 

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from asyncdbpool import _stacks
+from asyncdbpool._workers import Job, raise_interrupt
 from asyncdbpool.errors import ConnectionReturned, WrongEventLoop
 from asyncdbpool.stats import Counters, LeaseInfo
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from asyncdbpool._options import Cleanup
     from asyncdbpool._record import Record
     from asyncdbpool._session import Session
-    from asyncdbpool._workers import Job
 
 __all__ = ["Lease", "Lender"]
 
@@ -193,7 +193,7 @@ class Lease:
                 if job.started and future in self.record.tokens:  # it runs, for nobody
                     self.lender.orphaned(self.record, future, cancel=cancel)
             else:
-                _raise_interrupt(future.result()[1])
+                raise_interrupt(future.result()[1])
             raise
         if error is not None:
             try:
@@ -229,14 +229,14 @@ class Lease:
             core.pending -= 1
         if future.cancelled():
             self.lender.answered(record)
-            _raise_interrupt(error)
+            raise_interrupt(error)
         else:
             future.set_result((value, error))
 
     def post(self, operation: Callable[..., Any], *args: Any) -> None:
         """Queue `operation(session, *args)`, to run whatever becomes of the caller."""
         self.lender.submit(
-            self.record, partial(self.session.perform, operation, args), _raise_interrupt_of
+            self.record, partial(self.session.perform, operation, args), _let_interrupt_out
         )
 
     def give_back(
@@ -250,11 +250,5 @@ def _nobody() -> None:
     return None
 
 
-def _raise_interrupt_of(value: Any, error: BaseException | None) -> None:  # noqa: ARG001
-    _raise_interrupt(error)
-
-
-def _raise_interrupt(error: BaseException | None) -> None:
-    """Let `KeyboardInterrupt` and `SystemExit` through where nobody waits for them any more."""
-    if isinstance(error, (KeyboardInterrupt, SystemExit)):
-        raise error
+def _let_interrupt_out(value: Any, error: BaseException | None) -> None:  # noqa: ARG001
+    raise_interrupt(error)

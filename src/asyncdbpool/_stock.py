@@ -17,12 +17,12 @@ from asyncdbpool._options import Options
 from asyncdbpool._quota import Quota
 from asyncdbpool._record import Record, State
 from asyncdbpool._session import Session
-from asyncdbpool._workers import Executor, Job
+from asyncdbpool._workers import Executor, Job, raise_interrupt
 from asyncdbpool.drivers import Driver
 from asyncdbpool.errors import ConnectTimeout
 from asyncdbpool.stats import Counters
 
-__all__ = ["Keeper", "Plan", "Stock", "raise_interrupt", "session_of"]
+__all__ = ["Keeper", "Plan", "Stock", "session_of"]
 
 log = logging.getLogger("asyncdbpool")
 
@@ -392,12 +392,6 @@ def session_of(record: Record) -> Session:
     """Return the session of a connection that has been made."""
     assert record.session is not None  # noqa: S101 - it is connected
     return record.session
-
-
-def raise_interrupt(error: BaseException | None) -> None:
-    """Let `KeyboardInterrupt` and `SystemExit` out of the loop where no caller waits for them."""
-    if isinstance(error, (KeyboardInterrupt, SystemExit)):
-        raise error
 
 
 def _idle_since(record: Record) -> float:

@@ -7,12 +7,13 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
 import anyio
 
-__all__ = ["Executor", "Job", "Worker"]
+__all__ = ["Executor", "Job", "Worker", "raise_interrupt"]
 
 Done = Callable[[Any, BaseException | None], None]
 
@@ -82,7 +83,8 @@ class Worker:
             if not delivered:
                 break
         if self.last_will is not None:
-            self.last_will()
+            with suppress(Exception):  # nobody is left to be told
+                self.last_will()
 
 
 class Executor:
@@ -165,6 +167,12 @@ class Executor:
                     self._woken = True
                     self._loop.call_soon(self._drain)
                 raise
+
+
+def raise_interrupt(error: BaseException | None) -> None:
+    """Let `KeyboardInterrupt` and `SystemExit` out of the loop where no caller waits for them."""
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        raise error
 
 
 def _forget_locals(error: BaseException) -> None:
