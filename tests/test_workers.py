@@ -57,7 +57,7 @@ async def test_a_worker_makes_its_calls_one_after_the_other_on_one_thread() -> N
 async def test_there_are_never_more_threads_than_the_limit() -> None:
     threads = executor(limit=2)
     workers = [threads.hire() for _ in range(2)]
-    with pytest.raises(RuntimeError, match="all 2 worker threads are taken"):
+    with pytest.raises(RuntimeError, match="all 2 workers are taken"):
         threads.hire()
     workers.pop().dismiss()
     workers.append(threads.hire())

@@ -32,7 +32,7 @@ class Owner(Protocol):
 
 
 class Cancelling:
-    """Sends cancels on one side thread of the pool's, for a statement until it has ended."""
+    """Sends cancels beside the connections, one at a time, for a statement until it has ended."""
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
@@ -96,7 +96,8 @@ class Cancelling:
         self, record: Record, token: object, done: Callable[[Any, BaseException | None], None]
     ) -> None:
         assert record.session is not None  # noqa: S101 - it runs a statement
-        self._owner.executor.aside(partial(record.session.cancel, token, self._ask), done)
+        ask = None if self._owner.options.credentials is None else self._ask
+        self._owner.executor.aside(partial(record.session.cancel, token, ask), done)
 
     def _ask(self) -> Mapping[str, Any]:
         """Give the credentials for a side connection, on the side thread.
@@ -104,8 +105,7 @@ class Cancelling:
         An async callable cannot be asked there; what it gave last has to do.
         """
         credentials = self._owner.options.credentials
-        if credentials is None:
-            return {}
+        assert credentials is not None  # noqa: S101 - asked before
         if not inspect.iscoroutinefunction(credentials):
             given = credentials()
             if isinstance(given, Mapping):

@@ -13,10 +13,10 @@ from typing import Any, Protocol, cast
 import anyio
 
 from asyncdbpool._options import Credentials, Options
-from asyncdbpool._record import Record
-from asyncdbpool._session import Session
-from asyncdbpool._workers import Executor, Job, Worker
-from asyncdbpool.drivers import Driver
+from asyncdbpool._record import BaseSession, Record
+from asyncdbpool._ways import Way
+from asyncdbpool._workers import Executor, Hand, Job
+from asyncdbpool.drivers import BaseDriver
 from asyncdbpool.errors import ConnectTimeout, PoolError
 from asyncdbpool.stats import Counters
 
@@ -71,7 +71,8 @@ class Owner(Protocol):
 
     name: str
     loop: asyncio.AbstractEventLoop
-    driver: Driver
+    driver: BaseDriver
+    way: Way
     options: Options
     arguments: ConnectArguments
     counters: Counters
@@ -91,7 +92,7 @@ class Owner(Protocol):
         """Tell whether somebody still wants a connection that is being made."""
         ...
 
-    def connected(self, record: Record, session: Session) -> None:
+    def connected(self, record: Record, session: BaseSession) -> None:
         """Take a connection over."""
 
     def connect_late(self, record: Record, error: ConnectTimeout) -> None:
@@ -151,17 +152,19 @@ class Connecting:
             self.outcome.set_result(error)
 
     async def _attempt(self) -> BaseException | None:
-        """Connect once; a connect that takes too long fails for the caller, but goes on."""
+        """Connect once; what takes too long fails for the caller, and goes on on its thread."""
         owner, record = self._owner, self._record
         began = owner.loop.time()
         attempt = asyncio.ensure_future(self._open())
         done, _ = await asyncio.wait({attempt}, timeout=owner.options.connect_timeout)
         if not done:
             owner.counters.connect_errors += 1
+            given_up = record.worker is not None and record.worker.interrupt()
+            what_then = "goes on and joins the pool if it succeeds"
             late = ConnectTimeout(
                 f"pool {owner.name!r}: connecting took longer than "
-                f"connect_timeout={owner.options.connect_timeout:g} s; the attempt goes on and "
-                "joins the pool if it succeeds"
+                f"connect_timeout={owner.options.connect_timeout:g} s; the attempt "
+                f"{'was given up' if given_up else what_then}"
             )
             owner.connect_late(record, late)
             self.outcome.set_result(late)
@@ -174,8 +177,8 @@ class Connecting:
             owner.counters.connect_errors += 1
         return error
 
-    async def _open(self) -> tuple[Session | None, BaseException | None]:
-        """Ask for the credentials and connect, on the connection's own thread."""
+    async def _open(self) -> tuple[BaseSession | None, BaseException | None]:
+        """Ask for the credentials and connect, as the connection's worker does it."""
         owner, record = self._owner, self._record
         kwargs: Mapping[str, Any] = owner.arguments.kwargs
         try:
@@ -183,10 +186,7 @@ class Connecting:
                 record.worker = owner.executor.hire()
             if owner.options.credentials is not None:
                 kwargs = {**kwargs, **await self._ask(owner.options.credentials)}
-            timeout = owner.options.connect_timeout
-            session: Session = await self._on_thread(
-                partial(_open, record.worker, owner, kwargs, timeout=timeout)
-            )
+            session: BaseSession = await self._by(partial(_open, record.worker, owner, kwargs))
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - it goes to the head waiter
@@ -194,7 +194,9 @@ class Connecting:
         return session, None
 
     async def _ask(self, credentials: Credentials) -> Mapping[str, Any]:
-        given: Any = await self._on_thread(credentials)
+        worker = self._record.worker
+        assert worker is not None  # noqa: S101 - hired before
+        given: Any = await self._by(worker.blocking(credentials))
         if inspect.isawaitable(given):
             async with asyncio.timeout(self._owner.options.connect_timeout):
                 given = await given
@@ -207,7 +209,7 @@ class Connecting:
         self._owner.arguments.note(asked)
         return asked
 
-    async def _on_thread(self, work: Callable[[], Any]) -> Any:
+    async def _by(self, work: Callable[[], Any]) -> Any:
         answer: asyncio.Future[tuple[Any, BaseException | None]] = self._owner.loop.create_future()
 
         def told(value: Any, error: BaseException | None) -> None:
@@ -221,13 +223,11 @@ class Connecting:
         return value
 
 
-def _open(worker: Worker, owner: Owner, kwargs: Mapping[str, Any], *, timeout: float) -> Session:
-    """Make and set up a connection, on its own thread."""
-    driver, args = owner.driver, owner.arguments.args
-    session = Session(owner.name, driver, args, driver.with_timeout(args, kwargs, timeout))
-    session.prepare(owner.options.setup)
-    worker.last_will = session.close
-    return session
+def _open(worker: Hand, owner: Owner, kwargs: Mapping[str, Any]) -> Any:
+    """Make and set up a connection, or make the coroutine that does."""
+    driver, args, options = owner.driver, owner.arguments.args, owner.options
+    kwargs = driver.with_timeout(args, kwargs, options.connect_timeout)
+    return owner.way.open(worker, owner.name, driver, args, kwargs, setup=options.setup)
 
 
 def backoff(*, first: float, most: float) -> Iterator[float]:

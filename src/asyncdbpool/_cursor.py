@@ -81,6 +81,11 @@ class CursorCore:
         return core
 
     @property
+    def kind(self) -> type | None:
+        """The class of the driver's cursors, where it could be told."""
+        return self._session.cursor_class
+
+    @property
     def arraysize(self) -> Any:
         """Rows that `fetchmany()` gives unless told."""
         if "arraysize" in self.kept:
@@ -286,6 +291,11 @@ class CursorCore:
         self.exhausted = True
         with suppress(Exception):  # it may tell the interruption once more
             raw.close()
+
+    def leave(self) -> None:
+        """Have the driver's cursor closed ahead of the next job; on any thread."""
+        self.closed = True
+        self._session.litter.append(self)
 
     def close(self) -> None:
         """Close the driver's cursor and let it die on this thread."""

@@ -237,8 +237,7 @@ class Engine:
         worn_out = self._is_worn_out(record) or self._is_unwanted(record)
         always = callable(cleanup) or cleanup == "reset"
         if not (worn_out or always or record.pending) and session.clean:
-            session.wishes.clear()
-            self._sweep(record)
+            self._let_go(record)
             self.fit(record)
             return None
         for token in record.tokens:
@@ -261,12 +260,11 @@ class Engine:
             or (options.max_uses is not None and record.uses >= options.max_uses)
         )
 
-    def _sweep(self, record: Record) -> None:
-        """Close the finished cursors ahead of the next borrower's first statement."""
-        session = session_of(record)
-        if session.cursors:
-            session.litter.extend(session.cursors)
-            self.submit(record, session.sweep, partial(self._swept, record))
+    def _let_go(self, record: Record) -> None:
+        """Do what is left ahead of the next borrower's first statement."""
+        sweep = session_of(record).let_go()
+        if sweep is not None:
+            self.submit(record, sweep, partial(self._swept, record))
 
     def _swept(self, record: Record, value: None, error: BaseException | None) -> None:
         if error is not None:

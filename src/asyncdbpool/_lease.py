@@ -9,15 +9,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from asyncdbpool import _stacks
-from asyncdbpool._workers import Job, raise_interrupt
+from asyncdbpool._workers import Done, Job, raise_interrupt
 from asyncdbpool.errors import ConnectionReturned, WrongEventLoop
 from asyncdbpool.stats import Counters, LeaseInfo
 
 if TYPE_CHECKING:
     from asyncdbpool._cursor import CursorCore
     from asyncdbpool._options import Cleanup
-    from asyncdbpool._record import Record
-    from asyncdbpool._session import Session
+    from asyncdbpool._record import BaseSession, Record
 
 __all__ = ["Lease", "Lender"]
 
@@ -29,12 +28,7 @@ class Lender(Protocol):
     loop: asyncio.AbstractEventLoop
     counters: Counters
 
-    def submit(
-        self,
-        record: Record,
-        work: Callable[[], Any],
-        done: Callable[[Any, BaseException | None], None],
-    ) -> Job:
+    def submit(self, record: Record, work: Callable[[], Any], done: Done) -> Job:
         """Hand a job to the connection's worker."""
         ...
 
@@ -64,7 +58,7 @@ class Lease:
     Attributes:
         lender: Who lent it, and gets it back.
         record: The connection.
-        session: What happens on its thread.
+        session: What happens to it in its turn.
         cleanup: What is done on return, unless the return says otherwise.
         taken_at: Loop time of the loan.
         stack: Where it was taken.
@@ -90,7 +84,13 @@ class Lease:
     )
 
     def __init__(
-        self, lender: Lender, record: Record, session: Session, cleanup: Cleanup, *, certain: bool
+        self,
+        lender: Lender,
+        record: Record,
+        session: BaseSession,
+        cleanup: Cleanup,
+        *,
+        certain: bool,
     ) -> None:
         self.lender = lender
         self.record = record
@@ -161,11 +161,11 @@ class Lease:
         must_run: bool = False,
         cancel: bool = True,
     ) -> Any:
-        """Run `operation(session, *args)` on the connection's thread, in its turn.
+        """Run `operation(*args)`, one of the session's or a cursor's, in its turn.
 
         A call that is cancelled before it has started is never run, unless it `must_run`; one that
         runs is cancelled in the database, unless `cancel` is False. `core` is the cursor that
-        belongs to the thread meanwhile.
+        belongs to the connection's thread meanwhile.
 
         Raises:
             ConnectionReturned: The connection went back before the operation had started.
@@ -210,7 +210,7 @@ class Lease:
         must_run: bool,
         token: object,
     ) -> Any:
-        """Run on the connection's thread."""
+        """Run in its turn, on the connection's thread if it has one."""
         if not must_run:
             self.check()
         return self.session.perform(operation, args, token)
@@ -234,7 +234,7 @@ class Lease:
             future.set_result((value, error))
 
     def post(self, operation: Callable[..., Any], *args: Any) -> None:
-        """Queue `operation(session, *args)`, to run whatever becomes of the caller."""
+        """Queue `operation(*args)`, to run whatever becomes of the caller."""
         self.lender.submit(
             self.record, partial(self.session.perform, operation, args), _let_interrupt_out
         )

@@ -8,7 +8,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["Check", "Cleanup", "Credentials", "Options", "checked_cleanup", "checked_seconds"]
+__all__ = [
+    "Check",
+    "Cleanup",
+    "Credentials",
+    "Options",
+    "checked_cleanup",
+    "checked_kind",
+    "checked_seconds",
+]
 
 Check = Literal["auto", "always"] | Callable[[Any], object] | None
 Cleanup = Literal["rollback", "reset"] | Callable[[Any], object] | None
@@ -48,6 +56,8 @@ class Options:
     cancel_grace: float
     leak_timeout: float | None
     credentials: Credentials | None
+    native: bool = False
+    """Whether the driver is asyncio's own; so are the hooks then."""
 
     def __post_init__(self) -> None:
         self._check_sizes()
@@ -84,9 +94,9 @@ class Options:
                 raise TypeError(f"{name} must be callable or None, not {_type(hook)}")
         if self.check not in ("auto", "always", None) and not callable(self.check):
             raise _unsuitable("check", self.check, '"auto", "always", None or a callable')
-        checked_cleanup(self.cleanup)
+        checked_cleanup(self.cleanup, native=self.native)
         for name in ("setup", "check"):
-            refuse_coroutine_function(name, getattr(self, name))
+            checked_kind(name, getattr(self, name), native=self.native)
 
 
 def checked_size(name: str, value: object, *, least: int) -> int:
@@ -108,21 +118,29 @@ def checked_seconds(name: str, value: object, *, positive: bool = False) -> floa
     return value
 
 
-def checked_cleanup(value: object) -> None:
+def checked_cleanup(value: object, *, native: bool) -> None:
     """Accept what `cleanup` can be, or raise an error that says it."""
     if value not in ("rollback", "reset", None) and not callable(value):
         raise _unsuitable("cleanup", value, '"rollback", "reset", None or a callable')
-    refuse_coroutine_function("cleanup", value)
+    checked_kind("cleanup", value, native=native)
 
 
-def refuse_coroutine_function(name: str, hook: object) -> None:
-    """Raise an error for a hook that could not run on a connection's thread."""
-    if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(
+def checked_kind(name: str, hook: object, *, native: bool) -> None:
+    """Raise an error for a function that is async where it must not be, or the other way round."""
+    if not callable(hook):
+        return
+    is_async = inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(
         getattr(hook, "__call__", None)  # noqa: B004 - an object with an `async def __call__`
-    ):
+    )
+    if is_async and not native:
         raise TypeError(
             f"{name} is a coroutine function, but it runs on the connection's own thread; "
             "give a plain function that uses the driver's blocking connection"
+        )
+    if native and not is_async:
+        raise TypeError(
+            f"{name} is a plain function, but this driver is asyncio's own; "
+            "give a coroutine function (`async def`) that awaits what the driver's connection does"
         )
 
 

@@ -1,4 +1,4 @@
-"""The queries in one hop: run on the connection's thread, from the statement to its rows."""
+"""The queries in one go, on a blocking connection: from the statement to its rows."""
 
 from __future__ import annotations
 
@@ -6,40 +6,41 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asyncdbpool._cursor import CHUNK
-from asyncdbpool._session import Session
 
-__all__ = ["execute", "execute_many", "fetch_all", "fetch_one", "fetch_val"]
+if TYPE_CHECKING:
+    from asyncdbpool.drivers import Driver
+
+__all__ = ["column_of", "execute", "execute_many", "fetch_all", "fetch_one"]
 
 
-def fetch_all(session: Session, sql: Any, params: Any) -> list[Any]:
+def fetch_all(driver: Driver, raw: Any, sql: Any, params: Any) -> list[Any]:
     """Run a statement and return all of its rows."""
 
     def rows(cursor: Any) -> list[Any]:
-        if not session.driver.gives_rows(cursor):
+        if not driver.gives_rows(cursor):
             return list(cursor.fetchall())  # the driver's own answer, or its own error
         found: deque[Any] = deque()
         while True:
             before = len(found)
-            session.driver.fetch(cursor, CHUNK, found)
+            driver.fetch(cursor, CHUNK, found)
             if len(found) - before < CHUNK:
                 return list(found)
             time.sleep(0)  # offers the GIL to the event loop
 
-    found: list[Any] = _run(session, "execute", sql, params, rows)
+    found: list[Any] = _run(raw, "execute", sql, params, rows)
     return found
 
 
-def fetch_one(session: Session, sql: Any, params: Any) -> Any:
+def fetch_one(raw: Any, sql: Any, params: Any) -> Any:
     """Run a statement and return its first row, or None."""
-    return _run(session, "execute", sql, params, lambda cursor: cursor.fetchone())
+    return _run(raw, "execute", sql, params, lambda cursor: cursor.fetchone())
 
 
-def fetch_val(session: Session, sql: Any, params: Any, column: Any) -> Any:
-    """Run a statement and return one column of its first row, or None."""
-    row = fetch_one(session, sql, params)
+def column_of(row: Any, column: Any) -> Any:
+    """Return one column of a row, or None where there is no row."""
     if row is None:
         return None
     if isinstance(row, Mapping) and isinstance(column, int):
@@ -47,22 +48,20 @@ def fetch_val(session: Session, sql: Any, params: Any, column: Any) -> Any:
     return row[column]
 
 
-def execute(session: Session, sql: Any, params: Any) -> int:
+def execute(raw: Any, sql: Any, params: Any) -> int:
     """Run a statement and return its rowcount, -1 where it is not known."""
-    count: int = _run(session, "execute", sql, params, _rowcount)
+    count: int = _run(raw, "execute", sql, params, _rowcount)
     return count
 
 
-def execute_many(session: Session, sql: Any, params: Any) -> int:
+def execute_many(raw: Any, sql: Any, params: Any) -> int:
     """Run a statement once for each set of parameters and return the rowcount."""
-    count: int = _run(session, "executemany", sql, params, _rowcount)
+    count: int = _run(raw, "executemany", sql, params, _rowcount)
     return count
 
 
-def _run(
-    session: Session, method: str, sql: Any, params: Any, result: Callable[[Any], Any]
-) -> Any:
-    cursor = session.raw.cursor()
+def _run(raw: Any, method: str, sql: Any, params: Any, result: Callable[[Any], Any]) -> Any:
+    cursor = raw.cursor()
     try:
         run = getattr(cursor, method)
         if params is None:

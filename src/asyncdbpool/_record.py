@@ -2,14 +2,108 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from asyncdbpool._session import Session
-    from asyncdbpool._workers import Worker
+    from asyncdbpool._options import Cleanup
+    from asyncdbpool._workers import Hand
 
-__all__ = ["Record", "State"]
+__all__ = ["BaseSession", "Record", "State"]
+
+
+class BaseSession(Protocol):
+    """What the pool asks of a connection: `Session` on a thread, `NativeSession` on the loop.
+
+    What takes a turn on the connection (`perform` and its operations, `clean_up`, `ping`, `close`
+    and `cancel`) blocks in the one and is a coroutine in the other; a `Hand` can run either.
+    """
+
+    raw: Any
+    driver: Any
+    lost: bool
+    doubtful: bool
+    hung_up: bool
+    canceller: Any
+
+    @property
+    def clean(self) -> bool:
+        """True where nothing has to be undone before somebody else gets the connection."""
+        ...
+
+    @property
+    def silent(self) -> bool:
+        """True where nothing has come in on the socket, so far as one can look without I/O."""
+        ...
+
+    def perform(
+        self, operation: Callable[..., Any], args: tuple[Any, ...], token: object = None
+    ) -> Any:
+        """Run `operation(*args)`, and look what state it leaves."""
+        ...
+
+    def cancel(self, token: object, ask: Callable[[], Mapping[str, Any]] | None) -> Any:
+        """Cancel in the database what runs for a token."""
+        ...
+
+    def fetch_all(self, sql: Any, params: Any) -> Any:
+        """Run a statement and return all of its rows."""
+        ...
+
+    def fetch_one(self, sql: Any, params: Any) -> Any:
+        """Run a statement and return its first row, or None."""
+        ...
+
+    def fetch_val(self, sql: Any, params: Any, column: Any) -> Any:
+        """Run a statement and return one column of its first row, or None."""
+        ...
+
+    def apply(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Call `fn(raw, *args, **kwargs)`."""
+        ...
+
+    def begin(self, block: object, options: Mapping[str, Any]) -> Any:
+        """Open a transaction, or a savepoint inside of one; return how deep it is."""
+        ...
+
+    def commit(self, block: object = None) -> Any:
+        """Commit, or release the savepoint of a nested block."""
+        ...
+
+    def rollback(self, block: object = None) -> Any:
+        """Roll back, or to the savepoint of a nested block."""
+        ...
+
+    def withdraw(self, block: object) -> Any:
+        """Undo a block whose beginning or end was cancelled, if it is still open."""
+        ...
+
+    def once(self, work: str, *args: Any) -> Any:
+        """Run an operation, by its name, and end its transaction."""
+        ...
+
+    def let_go(self) -> Callable[[], Any] | None:
+        """Take leave of the borrower of a clean connection; return what is to be done later."""
+        ...
+
+    def clean_up(self, cleanup: Cleanup) -> Any:
+        """Undo what the borrower left; False where the connection must be closed."""
+        ...
+
+    def ping(self, check: Callable[[Any], object] | None) -> Any:
+        """Prove that the server answers, or raise."""
+        ...
+
+    def close(self) -> Any:
+        """Close the connection, whatever state it is in."""
+        ...
+
+    def hang_up(self) -> bool:
+        """End what runs from outside; False where that cannot be done."""
+        ...
 
 
 class State(Enum):
@@ -39,12 +133,12 @@ MOVES: dict[State, frozenset[State]] = {
 class Record:
     """One connection, from the decision to make it until it is closed.
 
-    Everything here belongs to the event loop's thread; what belongs to the connection's own
+    Everything here belongs to the event loop's thread; what belongs to a blocking connection's own
     thread is in `session`.
 
     Attributes:
         state: Changed by `move()` alone.
-        worker: The thread that owns the driver's connection; None until the first connect.
+        worker: Who runs the driver's connection; None until the first connect.
         session: The driver's connection and what happens to it; None until it is made.
         generation: The pool's generation when it was made; an older one is closed on return.
         made_at: Loop time of the end of the connect.
@@ -78,8 +172,8 @@ class Record:
 
     def __init__(self) -> None:
         self.state = State.CONNECTING
-        self.worker: Worker | None = None
-        self.session: Session | None = None
+        self.worker: Hand | None = None
+        self.session: BaseSession | None = None
         self.generation = 0
         self.made_at = 0.0
         self.expires_at = 0.0

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import inspect
-import os
-import select
-import socket
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
+from asyncdbpool import _queries
 from asyncdbpool._cursor import CursorCore
 from asyncdbpool._gate import Gate
+from asyncdbpool._standing import Standing
+from asyncdbpool._wire import Wire
 from asyncdbpool.errors import PoolError
 
 if TYPE_CHECKING:
     from asyncdbpool._options import Cleanup
+    from asyncdbpool._workers import Worker
     from asyncdbpool.drivers import Driver
     from asyncdbpool.drivers.dbapi import Canceller
 
@@ -38,18 +39,32 @@ class Session:
         cursors: The driver's cursors that are open.
         litter: Cursors to close ahead of the next job (any thread appends).
         wishes: Attributes to set ahead of the next job (the event loop appends).
-        transaction: True unless it is proven that no transaction is open.
+        standing: What is known of its transaction.
         altered: True where a borrower may have changed the session's attributes.
-        blocks: The open `transaction()` blocks, outermost first.
-        broken: True where the database has rolled back what the borrower believes in.
         doubtful: True once nobody can say what state it is in.
         hung_up: True once the pool has shut the socket down.
         gate: Between two operations while a cancel is under way.
         lost: True once an error has told that the connection is of no more use.
-        socket: A handle of the pool's own on the connection's socket, or None.
         canceller: Cancels what runs, from any thread, or None where the driver cannot.
         cursor_class: What `cursor()` makes, or None where it could not be told.
     """
+
+    @classmethod
+    def open(
+        cls,
+        worker: Worker,
+        pool: str,
+        driver: Driver,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        setup: Callable[[Any], object] | None,
+    ) -> Self:
+        """Make and set up a connection, on the worker's thread, which is to close it at last."""
+        session = cls(pool, driver, args, kwargs)
+        session.prepare(setup)
+        worker.last_will = session.close
+        return session
 
     def __init__(
         self, pool: str, driver: Driver, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -65,17 +80,13 @@ class Session:
         self.cursors: set[CursorCore] = set()
         self.litter: deque[CursorCore] = deque()
         self.wishes: deque[tuple[str, Any]] = deque()
-        self.transaction = False
+        self.standing = Standing(pool, driver)
         self.altered = False
-        self.blocks: list[object] = []
-        self.broken = False
-        self._ended = False  # the job that runs has committed or rolled back last
         self._undo: dict[str, Any] = {}
         self.lost = False
         self.doubtful = False
         self.hung_up = False
-        self.socket = _own_socket(driver.fileno(self.raw))
-        self._poll = None if self.socket is None else _poller(self.socket)
+        self._wire = Wire(driver.fileno(self.raw))
         self.cursor_class: type | None = None
         self._memory: Any = None
         self.canceller: Canceller | None = None
@@ -90,7 +101,8 @@ class Session:
             cursor.close()
             if setup is not None:
                 self._run_hook("setup", setup)
-                if self.driver.in_transaction(self.raw) is not False:
+                self.standing.doubt(self.raw)
+                if self.standing.wants_end(self.raw):
                     self.driver.commit(self.raw)
             self._memory = self.driver.remember(self.raw)
             self.canceller = self.driver.canceller(self.raw, *self._arguments)
@@ -102,7 +114,8 @@ class Session:
     @property
     def clean(self) -> bool:
         """True where nothing has to be undone before somebody else gets the connection."""
-        return not (self.transaction or self.altered or self.blocks or self.unfinished)
+        standing = self.standing
+        return not (standing.open or self.altered or standing.blocks or self.unfinished)
 
     @property
     def unfinished(self) -> bool:
@@ -118,32 +131,31 @@ class Session:
     def perform(
         self, operation: Callable[..., Any], args: tuple[Any, ...], token: object = None
     ) -> Any:
-        """Run `operation(session, *args)` in its turn, and look what state it leaves.
+        """Run `operation(*args)` in its turn, and look what state it leaves.
 
         With a `token`, it can be cancelled in the database.
         """
+        ends = getattr(operation, "__func__", None) in _ENDS
+        failure: BaseException | None = None
         self._sweep_quietly()
-        self._ended = False
-        was_open, failed = self.transaction, False
+        self.standing.begin_operation()
         self.gate.enter(token)
         try:
-            if operation not in _ENDS:
-                self._refuse_if_broken()
+            if not ends:
+                self.standing.refuse_if_broken()
                 while self.wishes:
                     self._fulfil(*self.wishes.popleft())
-            return operation(self, *args)
+            return operation(*args)
         except BaseException as error:
-            failed = True
+            failure = error
             self.lost = self.lost or self.driver.is_disconnect(error, self.raw)
             raise
         finally:
             hit = self.gate.leave()
             if hit:
                 self._absorb_cancel()
-            self._look()
-            vanished = was_open and not self.transaction and operation not in _ENDS
-            if vanished and (hit or (failed and self.blocks)):
-                self.broken = True
+            self.standing.end_operation(self.raw, failure, hit=hit, ends=ends)
+            del failure  # no cycle of exception, traceback and frame
 
     def _absorb_cancel(self) -> None:
         """See to it that the cancel hits nothing later."""
@@ -156,29 +168,15 @@ class Session:
         except Exception:  # noqa: BLE001 - whatever it is, the state is unknown now
             self.doubtful = True
 
-    def _refuse_if_broken(self) -> None:
-        if self.broken:
-            raise PoolError(
-                f"pool {self._pool!r}: the database has rolled back the whole transaction, for a "
-                "statement that failed or was cancelled; leave the block, or roll back"
-            )
-
-    def cancel(self, token: object, ask: Callable[[], Mapping[str, Any]]) -> None:
+    def cancel(self, token: object, ask: Callable[[], Mapping[str, Any]] | None) -> None:
         """Cancel in the database what runs for a token; blocking, on another thread.
 
         Args:
             token: Stands for the operation; if it has ended, nothing happens.
-            ask: Gives the credentials, for drivers that connect to cancel.
+            ask: Gives the credentials, for drivers that connect to cancel; None: there are none.
         """
         assert self.canceller is not None  # noqa: S101 - asked before
-        self.gate.cancel(token, partial(self.canceller, ask))
-
-    def _look(self) -> None:
-        try:
-            known = self.driver.in_transaction(self.raw)
-        except Exception:  # noqa: BLE001 - a broken connection proves nothing
-            known = True
-        self.transaction = not self._ended if known is None else known
+        self.gate.cancel(token, partial(self.canceller, ask or dict))
 
     def _sweep_quietly(self) -> None:
         """Sweep ahead of a statement, which is not to blame for what goes wrong here."""
@@ -201,6 +199,26 @@ class Session:
 
     # Operations
 
+    def fetch_all(self, sql: Any, params: Any) -> list[Any]:
+        """Run a statement and return all of its rows."""
+        return _queries.fetch_all(self.driver, self.raw, sql, params)
+
+    def fetch_one(self, sql: Any, params: Any) -> Any:
+        """Run a statement and return its first row, or None."""
+        return _queries.fetch_one(self.raw, sql, params)
+
+    def fetch_val(self, sql: Any, params: Any, column: Any) -> Any:
+        """Run a statement and return one column of its first row, or None."""
+        return _queries.column_of(_queries.fetch_one(self.raw, sql, params), column)
+
+    def execute(self, sql: Any, params: Any) -> int:
+        """Run a statement and return its rowcount, -1 where it is not known."""
+        return _queries.execute(self.raw, sql, params)
+
+    def execute_many(self, sql: Any, params: Any) -> int:
+        """Run a statement once for each set of parameters and return the rowcount."""
+        return _queries.execute_many(self.raw, sql, params)
+
     def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a method of the driver's own connection that PEP 249 does not know."""
         self.altered = True
@@ -222,77 +240,70 @@ class Session:
     ) -> Any:
         """Call `fn(raw, *args, **kwargs)`."""
         self.altered = True
+        self.standing.doubt(self.raw)  # it may swallow an error
         return fn(self.raw, *args, **kwargs)
 
-    def begin(self, block: object) -> int:
+    apply_once = apply
+
+    def begin(self, block: object, options: Mapping[str, Any]) -> int:
         """Open a transaction, or a savepoint inside of one; return how deep it is."""
-        if self.blocks:
-            self.driver.savepoint(self.raw, self._savepoint)
+        blocks = self.standing.blocks
+        if blocks:
+            self.driver.savepoint(self.raw, self.standing.savepoint)
         else:
-            self.driver.begin(self.raw)
-        self.blocks.append(block)
-        return len(self.blocks)
+            self.driver.begin(self.raw, **options)
+        blocks.append(block)
+        return len(blocks)
 
     def commit(self, block: object = None) -> None:
         """Commit, or release the savepoint of a nested block; a block that fails is undone."""
-        self._leave(block)
+        standing = self.standing
+        standing.leave(block)
         try:
-            self._refuse_if_broken()
-            if block is not None and self.blocks:
-                self.driver.release_savepoint(self.raw, self._savepoint)
+            standing.refuse_if_broken()
+            if block is not None and standing.blocks:
+                self.driver.release_savepoint(self.raw, standing.savepoint)
             else:
                 self.driver.commit(self.raw)
-                self._ended = True
+                standing.end()
         except BaseException:
             if block is not None:
                 with suppress(Exception):  # the first error counts
-                    self._roll_back(nested=bool(self.blocks))
+                    self._roll_back(nested=bool(standing.blocks))
             raise
 
     def rollback(self, block: object = None) -> None:
         """Roll back, or to the savepoint of a nested block."""
-        self._leave(block)
-        self._roll_back(nested=block is not None and bool(self.blocks))
+        self.standing.leave(block)
+        self._roll_back(nested=block is not None and bool(self.standing.blocks))
 
     def _roll_back(self, *, nested: bool) -> None:
+        standing = self.standing
         if not nested:
-            self.broken = False
+            standing.broken = False
             self.driver.rollback(self.raw)
-            self._ended = True
-        elif not self.broken:  # otherwise the savepoint is gone, and all the rest with it
-            self.driver.rollback_savepoint(self.raw, self._savepoint)
+            standing.end()
+        elif not standing.broken:  # otherwise the savepoint is gone, and all the rest with it
+            self.driver.rollback_savepoint(self.raw, standing.savepoint)
 
     def withdraw(self, block: object) -> None:
         """Undo a block whose beginning or end was cancelled, if it is still open."""
-        if self.blocks and self.blocks[-1] is block:
+        if self.standing.blocks and self.standing.blocks[-1] is block:
             self.rollback(block)
 
-    def _leave(self, block: object) -> None:
-        if block is None:
-            return
-        if not self.blocks or self.blocks[-1] is not block:
-            raise PoolError(
-                f"pool {self._pool!r}: an inner transaction() block is still open; "
-                "end the blocks in the reverse order of their beginnings"
-            )
-        self.blocks.pop()
-
-    @property
-    def _savepoint(self) -> str:
-        return f"asyncdbpool_{len(self.blocks)}"
-
-    def once(self, work: Callable[..., Any], *args: Any) -> Any:
-        """Run a one-shot: the work and the end of its transaction in one go."""
+    def once(self, work: str, *args: Any) -> Any:
+        """Run a one-shot: an operation and the end of its transaction in one go."""
         try:
-            result = work(self, *args)
+            result = getattr(self, work)(*args)
             self._refuse_if_hit()
             self.sweep_all()
-            if self.driver.in_transaction(self.raw) is not False:
+            if self.standing.wants_end(self.raw):
                 self.commit()
         except BaseException:
             with suppress(Exception):  # the first error counts; what is left is cleaned up later
+                self.standing.doubt(self.raw)
                 self.sweep_all()
-                if self.driver.in_transaction(self.raw) is not False:
+                if self.standing.wants_end(self.raw):
                     self.rollback()
             raise
         if self.altered:
@@ -312,6 +323,14 @@ class Session:
 
     # Between two borrowers
 
+    def let_go(self) -> Callable[[], None] | None:
+        """Take leave of the borrower of a clean connection; return what is to be done later."""
+        self.wishes.clear()
+        if not self.cursors:
+            return None
+        self.litter.extend(self.cursors)
+        return self.sweep
+
     def clean_up(self, cleanup: Cleanup) -> bool:
         """Undo what the borrower left; return False where the connection must be closed.
 
@@ -319,28 +338,26 @@ class Session:
             BaseException: Whatever the driver or the user's `cleanup` raises; the connection must
                 be closed then.
         """
-        driver, raw = self.driver, self.raw
+        driver, raw, standing = self.driver, self.raw, self.standing
         self.wishes.clear()
-        self.blocks.clear()
-        self.broken = False
+        standing.start_over()
         self.sweep_all()
-        self._ended = not self.transaction
         if cleanup == "reset":
             if not driver.can_reset:
                 return False
             driver.reset(raw, *self._arguments)
-            self._ended = True
+            standing.end()
         elif cleanup == "rollback":
-            if driver.in_transaction(raw) is not False:
+            if standing.wants_end(raw):
                 self.rollback()
         elif cleanup is not None:
             self._run_hook("cleanup", cleanup)
             self.sweep_all()
-            self._ended = True  # taken at its word, where the driver does not know better
+            standing.end()  # taken at its word, where the driver does not know better
         if self.altered or cleanup == "reset":
             self._restore()
-        self._look()
-        return not self.transaction
+        standing.look(raw)
+        return not standing.open
 
     def _restore(self) -> None:
         """Set the session's attributes as the borrower found them."""
@@ -361,7 +378,7 @@ class Session:
             return
         if self._run_hook("check", check) is False:
             raise PoolError(f"pool {self._pool!r}: the check returned False")
-        if self.driver.in_transaction(self.raw) is not False:
+        if self.standing.wants_end(self.raw):
             self.driver.rollback(self.raw)
 
     def _run_hook(self, name: str, hook: Callable[[Any], object]) -> object:
@@ -385,8 +402,7 @@ class Session:
             if raw is not None:
                 self.driver.close(raw)
         finally:
-            if self.socket is not None:
-                self.socket.close()
+            self._wire.close()
 
     def hang_up(self) -> bool:
         """Shut the socket down, on the event loop's thread, so that a blocked call comes back.
@@ -396,35 +412,14 @@ class Session:
         """
         self.hung_up = True
         self.gate.give_up()
-        if self.socket is None:
-            return False
-        with suppress(OSError):  # it is down already
-            self.socket.shutdown(socket.SHUT_RDWR)
-        return True
+        self._wire.shut_down()
+        return bool(self._wire)
 
     @property
     def silent(self) -> bool:
         """True where nothing has come in on the socket, so far as one can look without I/O."""
-        return self._poll is None or not self._poll.poll(0)
+        return self._wire.silent
 
 
 _ENDS = (Session.commit, Session.rollback, Session.withdraw)
 """No statements: an attribute's assignment that fails must not keep them from their work."""
-
-
-def _own_socket(fileno: int | None) -> socket.socket | None:
-    """Duplicate the descriptor: the driver may close its own, and the number be taken again."""
-    if fileno is None or os.name != "posix":
-        return None
-    duplicate = os.dup(fileno)
-    try:
-        return socket.socket(fileno=duplicate)
-    except OSError:  # something else than a socket
-        os.close(duplicate)
-        return None
-
-
-def _poller(handle: socket.socket) -> select.poll:
-    poller = select.poll()
-    poller.register(handle, select.POLLIN)
-    return poller

@@ -15,10 +15,10 @@ from asyncdbpool._cancelling import Cancelling
 from asyncdbpool._connect import ConnectArguments, Connecting, backoff
 from asyncdbpool._options import Options
 from asyncdbpool._quota import Quota
-from asyncdbpool._record import Record, State
-from asyncdbpool._session import Session
+from asyncdbpool._record import BaseSession, Record, State
+from asyncdbpool._ways import way_of
 from asyncdbpool._workers import Executor, Job, raise_interrupt
-from asyncdbpool.drivers import Driver
+from asyncdbpool.drivers import BaseDriver
 from asyncdbpool.errors import ConnectTimeout
 from asyncdbpool.stats import Counters
 
@@ -34,7 +34,7 @@ class Plan:
     """What a pool consists of, on whatever event loop it is open."""
 
     name: str
-    driver: Driver
+    driver: BaseDriver
     arguments: ConnectArguments
     counters: Counters
     quota: Quota
@@ -88,7 +88,8 @@ class Stock:
         self.quota = plan.quota
         self.options = options
         self.loop = asyncio.get_running_loop()
-        self.executor = Executor(self.loop, options.max_size, plan.name)
+        self.way = way_of(plan.driver)
+        self.executor = Executor(self.loop, options.max_size, plan.name, self.way.hand)
         self.records: set[Record] = set()
         self.idle: list[Record] = []
         self.under_way: set[Record] = set()
@@ -193,7 +194,7 @@ class Stock:
         """Tell whether somebody still wants a connection that is being made."""
         return not self._keeper.closing and (self._keeper.wanted() or self.spare() <= 0)
 
-    def connected(self, record: Record, session: Session) -> None:
+    def connected(self, record: Record, session: BaseSession) -> None:
         """Take a new connection over."""
         now = self.loop.time()
         self.under_way.discard(record)
@@ -293,7 +294,7 @@ class Stock:
         self.expire(self.idle, "retired")
 
     def close(self, record: Record) -> None:
-        """Close a connection on its thread, behind whatever is queued there."""
+        """Close a connection, behind whatever is queued for it."""
         record.move(State.CLOSING)
         if record.discard is not None:
             self.counters.discarded += 1
@@ -346,7 +347,7 @@ class Stock:
         work: Callable[[], Any],
         done: Callable[[Any, BaseException | None], None],
     ) -> Job:
-        """Hand a job to a connection's worker."""
+        """Give a connection's worker something to do."""
         assert record.worker is not None  # noqa: S101 - hired before the first job
         record.pending += 1
         return record.worker.submit(work, partial(self._done, record, done))
@@ -375,7 +376,7 @@ class Stock:
         return hung_up
 
     def abandon(self) -> None:
-        """Let every thread close its connection and end, without waiting for it."""
+        """Let every worker close its connection and end, without waiting for it."""
         self.cancelling.stop()
         for record in tuple(self.records):
             if record.worker is not None:
@@ -388,7 +389,7 @@ class Stock:
             connecting.stop_retrying()
 
 
-def session_of(record: Record) -> Session:
+def session_of(record: Record) -> BaseSession:
     """Return the session of a connection that has been made."""
     assert record.session is not None  # noqa: S101 - it is connected
     return record.session

@@ -1,4 +1,4 @@
-"""The bounded executor: one thread for each blocking connection, answers delivered in batches."""
+"""The bounded executor: one hand for each connection; threads, answers delivered in batches."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 
-__all__ = ["Executor", "Job", "Worker", "raise_interrupt"]
+__all__ = ["Done", "Executor", "Hand", "Job", "Worker", "raise_interrupt"]
 
 Done = Callable[[Any, BaseException | None], None]
 
@@ -44,8 +44,37 @@ class Job:
             _forget_locals(error)
 
 
+class Hand(Protocol):
+    """Who makes the calls of one connection, one after the other, in their order."""
+
+    last_will: Callable[[], object] | None
+    """Closes the connection, should nobody be left to ask for it."""
+
+    def __init__(self, executor: Executor, name: str) -> None: ...
+
+    @property
+    def alive(self) -> bool:
+        """True while there is something that is not at its end."""
+        ...
+
+    def submit(self, work: Callable[[], Any], done: Done) -> Job:
+        """Queue a call; `done(value, error)` runs on the event loop afterwards."""
+        ...
+
+    def blocking(self, work: Callable[[], Any]) -> Callable[[], Any]:
+        """Make of a call that may block one that can be submitted."""
+        ...
+
+    def interrupt(self) -> bool:
+        """End what runs, where that can be done from outside; tell whether it can."""
+        ...
+
+    def dismiss(self) -> None:
+        """Let go once everything queued so far is done."""
+
+
 class Worker:
-    """A thread that makes the calls of one connection, one after the other, in their order.
+    """A thread that makes the calls of one blocking connection.
 
     PEP 249 modules of `threadsafety` 0 and 1 are safe with it, and sqlite3 needs it.
     """
@@ -53,8 +82,7 @@ class Worker:
     def __init__(self, executor: Executor, name: str) -> None:
         self._executor = executor
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
-        self.last_will: Callable[[], None] | None = None
-        """Closes the connection; run on the thread where no event loop is left to ask for it."""
+        self.last_will: Callable[[], object] | None = None
         self._thread = threading.Thread(target=self._live, name=name, daemon=True)
         self._thread.start()
 
@@ -69,10 +97,17 @@ class Worker:
         self._jobs.put(job)
         return job
 
+    def blocking(self, work: Callable[[], Any]) -> Callable[[], Any]:
+        """Return it as it is: blocking is what a thread is for."""
+        return work
+
+    def interrupt(self) -> bool:
+        """Do nothing: a thread cannot be stopped."""
+        return False
+
     def dismiss(self) -> None:
         """Let the thread end once everything queued so far is done."""
-        self._executor.workers.discard(self)
-        self._executor.leaving.add(self)
+        self._executor.let_go(self)
         self._jobs.put(None)
 
     def _live(self) -> None:
@@ -88,53 +123,67 @@ class Worker:
 
 
 class Executor:
-    """The worker threads of one open pool; there are never more than `limit` of them.
+    """The hands of one open pool, a thread for each blocking connection; never more than `limit`.
 
     Attributes:
-        limit: Threads at most; the pool moves it when it is resized.
-        workers: The threads that serve a connection.
+        loop: The event loop that is told of the ends of their calls.
+        name: The pool's name.
+        limit: Hands at most; the pool moves it when it is resized.
+        workers: Those that serve a connection.
         leaving: Those that were dismissed, until they are seen to have ended.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, limit: int, name: str) -> None:
-        self._loop = loop
-        self._name = name
-        self._hired = 0
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        limit: int,
+        name: str,
+        hand: Callable[[Executor, str], Hand] = Worker,
+    ) -> None:
+        self.loop = loop
+        self.name = name
         self.limit = limit
-        self.workers: set[Worker] = set()
-        self.leaving: set[Worker] = set()
-        self._side: Worker | None = None
+        self._hand = hand
+        self._hired = 0
+        self.workers: set[Hand] = set()
+        self.leaving: set[Hand] = set()
+        self._side: Hand | None = None
         self._finished: deque[Job] = deque()  # appended to by workers, emptied by the loop
         self._woken = False  # set by workers, cleared by the loop
 
-    def hire(self) -> Worker:
-        """Start a thread for one more connection."""
+    def hire(self) -> Hand:
+        """Take on one more connection."""
         if len(self.workers) >= self.limit:
-            raise RuntimeError(f"{self._name}: all {self.limit} worker threads are taken")
+            raise RuntimeError(f"{self.name}: all {self.limit} workers are taken")
         self.leaving = {worker for worker in self.leaving if worker.alive}
         self._hired += 1
-        worker = Worker(self, f"{self._name}-{self._hired}")
+        worker = self._hand(self, f"{self.name}-{self._hired}")
         self.workers.add(worker)
         return worker
 
+    def let_go(self, worker: Hand) -> None:
+        """Note that a worker was dismissed."""
+        self.workers.discard(worker)
+        self.leaving.add(worker)
+
     def aside(self, work: Callable[[], Any], done: Done) -> None:
-        """Make a call beside the connections' threads, one after the other."""
+        """Make a call beside the connections, one after the other."""
         if self._side is None:
-            self._side = Worker(self, f"{self._name}-aside")
+            self._side = self._hand(self, f"{self.name}-aside")
         self._side.submit(work, done)
 
     def dismiss_side(self) -> None:
-        """Let the thread for calls aside end."""
+        """Let the hand for calls aside go."""
         if self._side is not None:
             self._side.dismiss()
             self._side = None
 
     async def wind_up(self, patience: float = 1.0) -> int:
-        """Wait until the dismissed threads have ended; count those stuck in their driver."""
+        """Wait until the dismissed have ended; count those stuck in their driver."""
         self.dismiss_side()
-        deadline = self._loop.time() + patience
+        deadline = self.loop.time() + patience
         while (  # noqa: ASYNC110 - a thread's end cannot be awaited
-            any(worker.alive for worker in self.leaving) and self._loop.time() < deadline
+            any(worker.alive for worker in self.leaving) and self.loop.time() < deadline
         ):
             await anyio.sleep(0.001)
         self.leaving = {worker for worker in self.leaving if worker.alive}
@@ -150,11 +199,11 @@ class Executor:
         if not self._woken:
             self._woken = True
             try:
-                self._loop.call_soon_threadsafe(self._drain)
+                self.loop.call_soon_threadsafe(self._drain)
             except RuntimeError:
                 self._woken = False
                 return False
-        return not self._loop.is_closed()
+        return not self.loop.is_closed()
 
     def _drain(self) -> None:
         self._woken = False
@@ -165,7 +214,7 @@ class Executor:
             except BaseException:
                 if self._finished and not self._woken:  # the others must not suffer
                     self._woken = True
-                    self._loop.call_soon(self._drain)
+                    self.loop.call_soon(self._drain)
                 raise
 
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 from asyncdbpool._borrowing import Borrowing, Transacting
 from asyncdbpool._options import DEFAULT, Cleanup, Credentials, Default, checked_size
 from asyncdbpool._quota import Cap
-from asyncdbpool.drivers import Driver, find_driver
+from asyncdbpool.drivers import BaseDriver, find_driver
 from asyncdbpool.errors import PoolClosed, UnknownHost
 from asyncdbpool.pool import ConnectionPool
 from asyncdbpool.stats import PoolStats
@@ -27,7 +27,7 @@ class DatabaseConnector(Mapping[Any, ConnectionPool]):
     """A registry of pools, one for each database on each host.
 
     Args:
-        module: The PEP 249 module, or any object with a `connect`.
+        module: As for `ConnectionPool`.
         credentials: Connect keywords by host: a mapping, or a callable (sync or async) that
             returns one and is asked once for each physical connect. `"default"` serves the hosts
             without an entry. An entry's own host wins over its key, so keys can be aliases.
@@ -53,7 +53,7 @@ class DatabaseConnector(Mapping[Any, ConnectionPool]):
         conn_pool: Callable[..., ConnectionPool] = ConnectionPool,
         max_per_host: int | None = None,
         max_total: int | None = None,
-        driver: Driver | None = None,
+        driver: BaseDriver | None = None,
         **options: Any,
     ) -> None:
         if not isinstance(credentials, Mapping):
@@ -225,7 +225,7 @@ class DatabaseConnector(Mapping[Any, ConnectionPool]):
 
 
 def _with_database(
-    kwargs: Mapping[str, Any], driver: Driver, dbname: str | None
+    kwargs: Mapping[str, Any], driver: BaseDriver, dbname: str | None
 ) -> dict[str, Any]:
     """Put the database that was asked for in the place of an entry's own."""
     if dbname is None:
@@ -235,7 +235,7 @@ def _with_database(
     return {**others, driver.database_keyword: dbname}
 
 
-def _asking(entry: Credentials, driver: Driver, dbname: str | None) -> Credentials:
+def _asking(entry: Credentials, driver: BaseDriver, dbname: str | None) -> Credentials:
     """Make of a host's callable entry one for a database on it."""
 
     def named(given: Any) -> Any:

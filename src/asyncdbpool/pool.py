@@ -12,7 +12,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from asyncdbpool import _queries, _reports
+from asyncdbpool import _reports
 from asyncdbpool._borrowing import Borrowing, Transacting
 from asyncdbpool._connect import ConnectArguments
 from asyncdbpool._engine import Engine
@@ -24,14 +24,14 @@ from asyncdbpool._options import (
     Default,
     Options,
     checked_cleanup,
+    checked_kind,
     checked_seconds,
 )
 from asyncdbpool._quota import Cap, Quota
-from asyncdbpool._session import Session
 from asyncdbpool._stock import Plan
-from asyncdbpool.drivers import Driver, find_driver
+from asyncdbpool.drivers import BaseDriver, find_driver
 from asyncdbpool.errors import PoolClosed, PoolError, WrongEventLoop
-from asyncdbpool.proxies import Connection
+from asyncdbpool.proxies import Connection, proxy_for
 from asyncdbpool.stats import Counters, LeaseInfo, PoolStats
 
 __all__ = ["ConnectionPool"]
@@ -40,12 +40,12 @@ _numbers = itertools.count(1)
 
 
 class ConnectionPool:
-    """A pool of connections of any PEP 249 (DB-API 2.0) module, for asyncio.
+    """A pool of connections of any PEP 249 (DB-API 2.0) module, or of asyncpg or aiomysql.
 
     Making a pool does no I/O and needs no running event loop; the first `get()` opens it.
 
     Args:
-        module: The PEP 249 module, or any object with a `connect`.
+        module: The PEP 249 module, asyncpg, aiomysql, or any object with a `connect`.
         *args: Go to `module.connect()` as they are.
         min_size: Connections kept ready.
         max_size: Connections at most, and leases at most.
@@ -63,7 +63,7 @@ class ConnectionPool:
             backoff; a permanent one surfaces at once, as the driver raised it.
         connect_limit: Physical connects under way at once; None: up to `max_size`.
         setup: `setup(raw)`, called once for each new connection on its thread; what it did is
-            committed.
+            committed. For a native driver this, `check` and `cleanup` are coroutine functions.
         check: Proof of life before a lease: `"auto"` (a look at the socket, and a ping after
             `check_after` seconds idle), `"always"`, None, or `check(raw)`, which raises or returns
             False for a dead connection.
@@ -111,7 +111,7 @@ class ConnectionPool:
         leak_timeout: float | None = None,
         name: str | None = None,
         credentials: Credentials | None = None,
-        driver: Driver | None = None,
+        driver: BaseDriver | None = None,
         connect_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -119,6 +119,9 @@ class ConnectionPool:
         self._ending: asyncio.Task[None] | None = None
         self._opening: asyncio.Task[None] | None = None
         self._closed = False
+        if driver is not None and not isinstance(driver, BaseDriver):
+            raise TypeError(f"driver must be a Driver or None, not {type(driver).__name__}")
+        self._driver = driver or find_driver(module)
         self._options = Options(
             min_size=min_size,
             max_size=max_size,
@@ -139,12 +142,10 @@ class ConnectionPool:
             cancel_grace=cancel_grace,
             leak_timeout=leak_timeout,
             credentials=credentials,
+            native=self._driver.native,
         )
-        if driver is not None and not isinstance(driver, Driver):
-            raise TypeError(f"driver must be a Driver or None, not {type(driver).__name__}")
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a str or None, not {type(name).__name__}")
-        self._driver = driver or find_driver(module)
         self._module = module
         label = getattr(module, "__name__", type(module).__name__)
         self._name = name or f"{label}-{next(_numbers)}"
@@ -312,7 +313,7 @@ class ConnectionPool:
         self, timeout: float | Default | None, cleanup: Cleanup, *, certain: bool
     ) -> Connection:
         engine = self._opened()
-        return Connection(await engine.acquire(self._patience(timeout), cleanup, certain=certain))
+        return proxy_for(await engine.acquire(self._patience(timeout), cleanup, certain=certain))
 
     def _patience(self, timeout: float | Default | None) -> float | None:
         if isinstance(timeout, Default):
@@ -352,7 +353,7 @@ class ConnectionPool:
     def _cleanup(self, cleanup: Cleanup | Default) -> Cleanup:
         if isinstance(cleanup, Default):
             return self._options.cleanup
-        checked_cleanup(cleanup)
+        checked_cleanup(cleanup, native=self._driver.native)
         return cleanup
 
     def connection(
@@ -406,50 +407,53 @@ class ConnectionPool:
         A cancelled call gives its connection back by itself; a statement that has not started is
         never run.
         """
-        rows: list[Any] = await self._once(_queries.fetch_all, sql, params)
+        rows: list[Any] = await self._once("fetch_all", sql, params)
         return rows
 
     async def fetch_one(self, sql: Any, params: Any = None) -> Any:
         """Run a statement like `fetch_all()` and return its first row, or None."""
-        return await self._once(_queries.fetch_one, sql, params)
+        return await self._once("fetch_one", sql, params)
 
     async def fetch_val(self, sql: Any, params: Any = None, column: Any = 0) -> Any:
         """Run a statement like `fetch_all()` and return one column of its first row, or None."""
-        return await self._once(_queries.fetch_val, sql, params, column)
+        return await self._once("fetch_val", sql, params, column)
 
     async def execute(self, sql: Any, params: Any = None) -> int:
         """Run a statement like `fetch_all()` and return its rowcount, -1 where it is unknown."""
-        count: int = await self._once(_queries.execute, sql, params)
+        count: int = await self._once("execute", sql, params)
         return count
 
     async def execute_many(self, sql: Any, params: Any) -> int:
         """Run a statement for each set of parameters, in one transaction; return the rowcount."""
-        count: int = await self._once(_queries.execute_many, sql, params)
+        count: int = await self._once("execute_many", sql, params)
         return count
 
     async def run(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Run `fn(raw, *args, **kwargs)` on a connection's thread, like a one-shot.
+        """Run `fn(raw, *args, **kwargs)` with the driver's own connection, like a one-shot.
 
         Args:
-            fn: A blocking function that gets the driver's own connection; nothing of the
-                connection may outlive it. It is committed on success and rolled back on an error.
-                Where the caller is cancelled, the statement that runs is cancelled, and nothing is
-                committed after it; the function itself cannot be stopped.
+            fn: A blocking function (a coroutine function for a native driver) that gets the
+                driver's own connection; nothing of the connection may outlive it. It is committed
+                on success and rolled back on an error. Where the caller is cancelled, the
+                statement that runs is cancelled, and nothing is committed after it; the function
+                itself cannot be stopped.
             *args: Passed on.
             **kwargs: Passed on.
 
         Returns:
             What `fn` returns.
         """
+        checked_kind("fn", fn, native=self._driver.native)
         name = getattr(fn, "__qualname__", type(fn).__name__)
-        return await self._once(Session.apply, fn, args, kwargs, statement=name)
+        return await self._once("apply_once", fn, args, kwargs, statement=name)
 
-    async def _once(self, work: Callable[..., Any], *args: Any, statement: Any = None) -> Any:
+    async def _once(self, work: str, *args: Any, statement: Any = None) -> Any:
+        """Borrow, have one of the session's operations done as a one-shot, and return."""
         options = self._options
         lease = await self._opened().acquire(options.timeout, options.cleanup, certain=True)
         lease.statement = statement or args[0]
         try:
-            return await lease.call(Session.once, work, *args)
+            return await lease.call(lease.session.once, work, *args)
         finally:
             settled = None if lease.ended else lease.give_back(lease.cleanup)
             if settled is not None:

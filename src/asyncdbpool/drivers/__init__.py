@@ -1,4 +1,4 @@
-"""What PEP 249 cannot say, one small file for each family of drivers; found by module name."""
+"""What no driver says of itself, one small file for each family; found by module name."""
 
 from __future__ import annotations
 
@@ -6,33 +6,38 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
+from asyncdbpool.drivers.base import BaseDriver
 from asyncdbpool.drivers.dbapi import Driver
+from asyncdbpool.drivers.native import NativeDriver
 
-__all__ = ["Driver", "find_driver"]
+__all__ = ["BaseDriver", "Driver", "NativeDriver", "find_driver"]
 
 _KNOWN = {
     "sqlite3": "asyncdbpool.drivers.sqlite3:SQLite3Driver",
     "psycopg2": "asyncdbpool.drivers.psycopg2:Psycopg2Driver",
     "MySQLdb": "asyncdbpool.drivers.mysqldb:MySQLdbDriver",
+    "asyncpg": "asyncdbpool.drivers.asyncpg:AsyncpgDriver",
+    "aiomysql": "asyncdbpool.drivers.aiomysql:AiomysqlDriver",
 }
 
 _REGISTERED = {entry.name: entry for entry in entry_points(group="asyncdbpool.drivers")}
 """Looked up once, with the import, since that reads files and a pool may be made on the loop."""
 
 
-def find_driver(module: Any) -> Driver:
-    """Make the driver for a PEP 249 module.
+def find_driver(module: Any) -> BaseDriver:
+    """Make the driver for a module.
 
     Looks among the library's own, then among those that other packages register in the
     entry-point group `asyncdbpool.drivers` (the entry point's name is the module's name, its
-    value a `Driver` subclass), and takes the generic one where nobody knows the module.
+    value a subclass of `Driver` or `NativeDriver`), and takes the generic one for PEP 249 where
+    nobody knows the module.
     """
     name = getattr(module, "__name__", type(module).__name__)
     if name in _KNOWN:
         path, _, attribute = _KNOWN[name].partition(":")
-        made: Driver = getattr(import_module(path), attribute)(module)
+        made: BaseDriver = getattr(import_module(path), attribute)(module)
         return made
     if name in _REGISTERED:
-        registered: Driver = _REGISTERED[name].load()(module)
+        registered: BaseDriver = _REGISTERED[name].load()(module)
         return registered
     return Driver(module)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import socket
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-__all__ = ["Canceller", "Driver", "error_text", "system_says"]
+from asyncdbpool.drivers.base import BaseDriver
+
+__all__ = ["Canceller", "Driver"]
 
 Canceller = Callable[[Callable[[], Mapping[str, Any]]], None]
 """Cancels what runs on one connection; takes a function that gives the credentials."""
 
-_TRANSIENT = (errno.ECONNREFUSED, errno.ECONNRESET, errno.ETIMEDOUT, errno.EPIPE)
 
-
-class Driver:
-    """What the pool has to know about a driver beyond PEP 249.
+class Driver(BaseDriver):
+    """What the pool has to know about a blocking driver beyond PEP 249.
 
     Subclass it for a module that the library does not know, and give it as
     `ConnectionPool(module, driver=...)` or register it in the entry-point group
@@ -26,29 +23,14 @@ class Driver:
     connection's thread. The defaults are right, if slow, for any PEP 249 module.
 
     Attributes:
-        module: The PEP 249 module, or any object with a `connect`.
-        host_keyword: The keyword of `connect()` for the host; None where there are no hosts.
-        database_keyword: The keyword of `connect()` for the database's name.
-        database_aliases: Other keywords for the same, which it replaces.
-        timeout_keyword: The keyword of `connect()` for its own timeout in seconds, if it has one.
-        can_reset: Whether `reset()` works; where not, `cleanup="reset"` closes the connection.
         session_attributes: Attributes that one borrower's methods may change and the next must
             find as they were.
     """
 
-    host_keyword: ClassVar[str | None] = "host"
-    database_keyword: ClassVar[str] = "database"
-    database_aliases: ClassVar[tuple[str, ...]] = ()
-    timeout_keyword: ClassVar[str | None] = None
-    can_reset: ClassVar[bool] = False
     session_attributes: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, module: Any) -> None:
-        if not callable(getattr(module, "connect", None)):
-            raise TypeError(
-                f"{module!r} has no connect(); give a PEP 249 module such as sqlite3 or psycopg2"
-            )
-        self.module = module
+        super().__init__(module)
         self.containers: dict[type, type] = {}  # what fetchall() gives, by the cursor's class
 
     # Connecting
@@ -57,37 +39,11 @@ class Driver:
         """Make a connection; blocking."""
         return self.module.connect(*args, **kwargs)
 
-    def with_timeout(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], seconds: float
-    ) -> dict[str, Any]:
-        """Add the driver's own connect timeout, unless the user has set one.
-
-        Without it a thread stays in `connect()` long after a network that swallowed its packets
-        has healed.
-        """
-        asked = dict(kwargs)
-        if self.timeout_keyword is not None and seconds != float("inf"):
-            asked.setdefault(self.timeout_keyword, max(1, round(seconds)))
-        return asked
-
     def close(self, raw: Any) -> None:
         """Close the connection."""
         raw.close()
 
-    def fileno(self, raw: Any) -> int | None:
-        """Tell the connection's socket, or None where the driver does not."""
-        fileno = getattr(raw, "fileno", None)
-        try:
-            number = fileno() if callable(fileno) else None
-        except Exception:  # noqa: BLE001 - whatever it raises, there is no number to be had
-            return None
-        return number if isinstance(number, int) and number >= 0 else None
-
     # Transactions
-
-    def in_transaction(self, raw: Any) -> bool | None:
-        """Tell without I/O whether a transaction is open; None where nobody can say."""
-        return None
 
     def begin(self, raw: Any) -> None:
         """Open a transaction, where the connection does not do so by itself, as PEP 249 says."""
@@ -208,30 +164,3 @@ class Driver:
         into.extend(rows)
         kind: type = type(rows)
         return kind
-
-    # Errors
-
-    def is_disconnect(self, error: BaseException, raw: Any) -> bool:
-        """Tell whether this error means that the connection is of no more use.
-
-        That is a lost connection, or a server that became read-only.
-        """
-        return isinstance(error, ConnectionError)
-
-    def is_transient(self, error: BaseException) -> bool:
-        """Tell whether a failed connect may succeed soon; what is unknown is permanent."""
-        return isinstance(error, (ConnectionError, TimeoutError, socket.timeout))
-
-
-def error_text(error: BaseException) -> str:
-    """Return an error's message in lower case, to look for certain words."""
-    return str(error).lower()
-
-
-def system_says(error: BaseException) -> bool:
-    """Tell whether an error repeats the operating system's words for a transient failure.
-
-    Compared with `os.strerror`, so it holds in any language of the C library.
-    """
-    text = str(error)
-    return any(os.strerror(number) in text for number in _TRANSIENT)

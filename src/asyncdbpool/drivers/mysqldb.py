@@ -8,42 +8,13 @@ from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any, ClassVar
 
+from asyncdbpool.drivers import _mysql
 from asyncdbpool.drivers.dbapi import Canceller, Driver
 
 __all__ = ["MySQLdbDriver"]
 
-_LOST = frozenset(
-    {
-        2006,  # server has gone away
-        2013,  # lost connection during query
-        2014,  # commands out of sync
-        2055,  # lost connection, system error
-        1053,  # server shutdown in progress
-        1927,  # connection was killed (MariaDB)
-        4031,  # disconnected for inactivity (MySQL)
-        1290,  # read-only after a failover (--read-only)
-        1836,  # read-only after a failover
-    }
-)
-
-_SOON = frozenset(
-    {
-        2002,  # cannot connect through the socket
-        2003,  # cannot connect
-        2006,
-        2013,  # lost connection while connecting
-        2055,
-        1040,  # too many connections
-        1053,
-        1203,  # too many connections of this user
-    }
-)
-
-
 _SERVER_STATUS = 30  # enum mariadb_value: MARIADB_CONNECTION_SERVER_STATUS
 _IN_TRANSACTION = 1  # SERVER_STATUS_IN_TRANS
-
-_INTERRUPTED = 1317  # query execution was interrupted
 
 _CAPSULE = b"_mysql.connection.native_connection"
 
@@ -69,6 +40,17 @@ class MySQLdbDriver(Driver):
         if self._server_status is None:
             return None
         return bool(self._server_status(raw) & _IN_TRANSACTION)
+
+    def is_blind_after_error(self, raw: Any) -> bool:
+        """An error comes without the flag, and a statement that fails may have begun something.
+
+        Outside of autocommit, that is; InnoDB keeps the lock that a duplicate key has taken.
+        """
+        return not raw.get_autocommit()
+
+    def has_rolled_back(self, error: BaseException) -> bool:
+        """A deadlock takes the whole transaction, where other errors take their statement."""
+        return _mysql.number(error) == _mysql.DEADLOCK
 
     def begin(self, raw: Any) -> None:
         """Begin by hand in autocommit only: elsewhere it would commit what went before."""
@@ -129,7 +111,7 @@ class MySQLdbDriver(Driver):
         try:
             self.run(raw, "DO 0")
         except self.module.OperationalError as error:
-            if _number(error) != _INTERRUPTED:
+            if _mysql.number(error) != _mysql.INTERRUPTED:
                 raise
             self.run(raw, "DO 0")
 
@@ -138,7 +120,7 @@ class MySQLdbDriver(Driver):
         if not isinstance(cursor, self.module.cursors.CursorUseResultMixIn):
             return None
         error: BaseException = self.module.OperationalError(
-            _INTERRUPTED, "Query execution was interrupted"
+            _mysql.INTERRUPTED, "Query execution was interrupted"
         )
         return error
 
@@ -154,11 +136,11 @@ class MySQLdbDriver(Driver):
 
         `(0, "")` is what the module raises for a connection that is closed already.
         """
-        return _number(error) in _LOST or error.args == (0, "")
+        return _mysql.number(error) in _mysql.LOST or error.args == (0, "")
 
     def is_transient(self, error: BaseException) -> bool:
         """Refused, lost while connecting, too many connections, shutting down."""
-        return _number(error) in _SOON
+        return _mysql.number(error) in _mysql.SOON
 
 
 def _server_status(module: Any) -> Callable[[Any], int] | None:
@@ -179,7 +161,3 @@ def _server_status(module: Any) -> Callable[[Any], int] | None:
         return value.value
 
     return status
-
-
-def _number(error: BaseException) -> object:
-    return error.args[0] if error.args else None

@@ -8,18 +8,14 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from asyncdbpool.drivers.dbapi import Canceller, Driver, error_text, system_says
+from asyncdbpool.drivers import _postgres
+from asyncdbpool.drivers.base import error_text, system_says
+from asyncdbpool.drivers.dbapi import Canceller, Driver
 
 __all__ = ["Psycopg2Driver"]
 
 _IDLE = 0  # psycopg2.extensions.TRANSACTION_STATUS_IDLE
 _UNKNOWN = 4
-
-_LOST = frozenset({"57P01", "57P02", "57P03", "25006"})
-"""Shut down, crashed, cannot connect now; read-only after a failover."""
-
-_SOON = frozenset({"57P03", "53300"})
-"""Starting up or in recovery; too many connections."""
 
 _SOON_IN_ENGLISH = (
     "timeout expired",
@@ -126,13 +122,12 @@ class Psycopg2Driver(Driver):
 
     def is_disconnect(self, error: BaseException, raw: Any) -> bool:
         """A closed connection, an administrator's shutdown, or a server that became read-only."""
-        code = getattr(error, "pgcode", None) or ""
-        return bool(raw.closed) or code in _LOST or code.startswith("08")
+        return bool(raw.closed) or _postgres.is_lost(getattr(error, "pgcode", None))
 
     def is_transient(self, error: BaseException) -> bool:
         """Refused, reset, timed out, starting up, in recovery, too many connections."""
         if getattr(error, "pgcode", None) is not None:
-            return error.pgcode in _SOON  # type: ignore[attr-defined]
+            return error.pgcode in _postgres.SOON  # type: ignore[attr-defined]
         text = error_text(error)
         return system_says(error) or any(words in text for words in _SOON_IN_ENGLISH)
 

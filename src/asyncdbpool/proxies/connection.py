@@ -1,4 +1,4 @@
-"""The borrowed connection."""
+"""The borrowed connection of a blocking driver, and what every borrowed connection has."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from asyncdbpool import _queries
 from asyncdbpool._cursor import CursorCore
 from asyncdbpool._lease import Lease
-from asyncdbpool._session import Session
+from asyncdbpool._options import checked_kind
 from asyncdbpool.errors import PoolError
 from asyncdbpool.proxies._members import is_method
 from asyncdbpool.proxies.cursor import Cursor, Execution, undisguised
 from asyncdbpool.proxies.transaction import Transaction
+
+if TYPE_CHECKING:
+    from asyncdbpool._session import Session
 
 __all__ = ["Connection"]
 
@@ -49,7 +51,7 @@ class Connection:
             **kwargs: The same, by keyword.
         """
         self._lease.check()
-        return Cursor(self, self._lease, CursorCore(self._lease.session, args, kwargs))
+        return Cursor(self, self._lease, CursorCore(self._session, args, kwargs))
 
     def execute(self, sql: Any, *args: Any, **kwargs: Any) -> Execution:
         """Run a statement on a new cursor: `cur = await ...` or `async with ... as cur`.
@@ -71,52 +73,63 @@ class Connection:
 
     async def fetch_all(self, sql: Any, params: Any = None) -> list[Any]:
         """Run a statement and return all of its rows, in one hop."""
-        rows: list[Any] = await self._query(_queries.fetch_all, sql, params)
+        rows: list[Any] = await self._query(self._lease.session.fetch_all, sql, params)
         return rows
 
     async def fetch_one(self, sql: Any, params: Any = None) -> Any:
         """Run a statement and return its first row or None, in one hop."""
-        return await self._query(_queries.fetch_one, sql, params)
+        return await self._query(self._lease.session.fetch_one, sql, params)
 
     async def fetch_val(self, sql: Any, params: Any = None, column: Any = 0) -> Any:
         """Run a statement and return one column of its first row or None, in one hop."""
-        return await self._query(_queries.fetch_val, sql, params, column)
+        return await self._query(self._lease.session.fetch_val, sql, params, column)
 
     async def _query(self, query: Callable[..., Any], sql: Any, *args: Any) -> Any:
         self._lease.statement = sql
         return await self._lease.call(query, sql, *args)
 
     async def run(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Run `fn(raw, *args, **kwargs)` on the connection's thread with the driver's connection.
+        """Run `fn(raw, *args, **kwargs)` with the driver's own connection, on its thread.
 
         Args:
-            fn: A blocking function; nothing of what it is given may outlive it.
+            fn: A blocking function, or for a native driver a coroutine function; nothing of what
+                it is given may outlive it.
             *args: Passed on.
             **kwargs: Passed on.
 
         Returns:
             What `fn` returns.
         """
-        return await self._lease.call(Session.apply, fn, args, kwargs)
+        self._lease.check()
+        session = self._lease.session
+        checked_kind("fn", fn, native=session.driver.native)
+        return await self._lease.call(session.apply, fn, args, kwargs)
 
     # Transactions
 
     async def commit(self) -> None:
         """Commit the open transaction."""
-        await self._lease.call(Session.commit)
+        await self._lease.call(self._lease.session.commit)
 
     async def rollback(self) -> None:
         """Roll the open transaction back; it runs even if the caller is cancelled meanwhile."""
-        await self._lease.call(Session.rollback, must_run=True, cancel=False)
+        await self._lease.call(self._lease.session.rollback, must_run=True, cancel=False)
 
-    def transaction(self) -> Transaction:
+    def transaction(self, **options: Any) -> Transaction:
         """Make an `async with` block that commits on success and rolls back on an exception.
 
         The outermost block ends the connection's whole transaction, also what was begun before
         it; blocks inside of it are savepoints.
+
+        Args:
+            **options: What the driver can begin a transaction with; asyncpg's are `isolation`,
+                `readonly` and `deferrable`.
+
+        Raises:
+            TypeError: The driver knows no such option.
         """
         self._lease.check()
-        return Transaction(self, self._lease)
+        return Transaction(self, self._lease, options)
 
     async def cancel(self) -> None:
         """Cancel in the database the statement that another task runs on this connection.
@@ -179,12 +192,16 @@ class Connection:
 
     # Everything else that the driver's connection has
 
+    @property
+    def _session(self) -> Session:
+        return cast("Session", self._lease.session)
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         lease = self._lease
         lease.check()
-        for wished, value in reversed(lease.session.wishes.copy()):  # the thread may take one
+        for wished, value in reversed(self._session.wishes.copy()):  # the thread may take one
             if wished == name:
                 return value
         value = getattr(lease.session.raw, name)
@@ -192,8 +209,8 @@ class Connection:
 
     def __setattr__(self, name: str, value: Any) -> None:
         self._lease.check()
-        self._lease.session.wishes.append((name, value))
+        self._session.wishes.append((name, value))
 
     async def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        value = await self._lease.call(Session.call, name, args, kwargs)
+        value = await self._lease.call(self._session.call, name, args, kwargs)
         return undisguised(self, self._lease, value)

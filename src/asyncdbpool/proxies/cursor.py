@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from asyncdbpool._cursor import END, CursorCore
 from asyncdbpool._lease import Lease
-from asyncdbpool._session import Session
 from asyncdbpool.errors import PoolError
 from asyncdbpool.proxies._members import is_method
 
@@ -56,17 +55,17 @@ class Cursor:
     async def callproc(self, name: Any, *args: Any, **kwargs: Any) -> Any:
         """Call a stored procedure; returns what the driver returns."""
         self._lease.statement = name
-        return await self._on_thread(CursorCore.call, "callproc", (name, *args), kwargs)
+        return await self._on_thread(self._core.call, "callproc", (name, *args), kwargs)
 
     async def nextset(self) -> Any:
         """Go to the next result set; None at the end."""
-        return await self._on_thread(CursorCore.call, "nextset", (), {})
+        return await self._on_thread(self._core.call, "nextset", (), {})
 
     async def _statement(
         self, method: str, sql: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Cursor:
         self._lease.statement = sql
-        await self._on_thread(CursorCore.call, method, (sql, *args), kwargs)
+        await self._on_thread(self._core.call, method, (sql, *args), kwargs)
         return self
 
     # Rows
@@ -75,20 +74,20 @@ class Cursor:
         """Return the next row, or None at the end."""
         if self._open().can_serve(1):
             return self._core.fetchone()
-        return await self._on_thread(CursorCore.fetchone)
+        return await self._on_thread(self._core.fetchone)
 
     async def fetchmany(self, size: int | None = None) -> Any:
         """Return up to `size` rows (`arraysize` by default), in the driver's own container."""
         core = self._open()
         if core.can_serve(core.arraysize if size is None else size):
             return core.fetchmany(size)
-        return await self._on_thread(CursorCore.fetchmany, size)
+        return await self._on_thread(self._core.fetchmany, size)
 
     async def fetchall(self) -> Any:
         """Return the rows that are left, in the driver's own container."""
         if self._open().can_serve(None):
             return self._core.fetchall()
-        return await self._on_thread(CursorCore.fetchall)
+        return await self._on_thread(self._core.fetchall)
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         core, lease = self._open(), self._lease
@@ -109,11 +108,11 @@ class Cursor:
     async def _next(self) -> Any:
         if self._open().can_serve(1):
             return self._core.next()
-        return await self._on_thread(CursorCore.next)
+        return await self._on_thread(self._core.next)
 
     async def scroll(self, value: int, mode: str = "relative") -> None:
         """Move the position in the result; a failed move changes nothing."""
-        await self._on_thread(CursorCore.scroll, value, mode)
+        await self._on_thread(self._core.scroll, value, mode)
 
     # Facts
 
@@ -163,8 +162,7 @@ class Cursor:
             value = getattr(core.raw, name)
             method = is_method(core.raw, name, value)
         else:
-            session = self._lease.session
-            value = getattr(session.cursor_class, name)
+            value = getattr(core.kind, name)
             method = callable(value) and not isinstance(value, type)
             if not method and hasattr(value, "__get__"):
                 raise AttributeError(
@@ -177,7 +175,7 @@ class Cursor:
         self._born_or_not().kept[name] = value
 
     async def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        value = await self._on_thread(CursorCore.invoke, name, args, kwargs)
+        value = await self._on_thread(self._core.invoke, name, args, kwargs)
         if value is self._core:
             return self
         return undisguised(self._connection, self._lease, value)
@@ -190,13 +188,11 @@ class Cursor:
         if core.closed:
             return
         if self._lease.record.orphans:  # a cancelled statement is still ending: do not wait
-            core.closed = True
-            self._lease.session.litter.append(core)
+            core.leave()
         elif core.pending or not core.finished:
-            await self._on_thread(CursorCore.close, must_run=True)
+            await self._on_thread(self._core.close, must_run=True)
         elif core.raw is not None:
-            core.closed = True
-            self._lease.session.litter.append(core)
+            core.leave()
         else:
             core.closed = True
 
@@ -225,8 +221,7 @@ class Cursor:
         with suppress(AttributeError):  # an __init__ that failed
             core = self._core
             if core.raw is not None and not core.closed and self._connection:
-                core.closed = True
-                self._lease.session.litter.append(core)
+                core.leave()
 
     def _born_or_not(self) -> CursorCore:
         self._lease.check()
@@ -243,9 +238,7 @@ class Cursor:
         self, operation: Callable[..., Any], *args: Any, must_run: bool = False
     ) -> Any:
         core = self._open()
-        return await self._lease.call(
-            _with_core, core, operation, args, core=core, must_run=must_run
-        )
+        return await self._lease.call(operation, *args, core=core, must_run=must_run)
 
 
 class Execution(Coroutine[Any, Any, Cursor]):
@@ -284,12 +277,3 @@ def undisguised(connection: Connection, lease: Lease, value: Any) -> Any:
     if isinstance(value, CursorCore):
         return Cursor(connection, lease, value)
     return connection if value is lease.session else value
-
-
-def _with_core(
-    session: Session,  # noqa: ARG001 - every operation gets it
-    core: CursorCore,
-    operation: Callable[..., Any],
-    args: tuple[Any, ...],
-) -> Any:
-    return operation(core, *args)

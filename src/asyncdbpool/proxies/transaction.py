@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from asyncio import CancelledError
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from asyncdbpool._lease import Lease
-from asyncdbpool._session import Session
 from asyncdbpool.errors import PoolError
 
 if TYPE_CHECKING:
@@ -25,11 +24,18 @@ class Transaction:
     to its end even if the caller is cancelled once more.
     """
 
-    __slots__ = ("_connection", "_depth", "_lease", "_token")
+    __slots__ = ("_connection", "_depth", "_lease", "_options", "_token")
 
-    def __init__(self, connection: Connection, lease: Lease) -> None:
+    def __init__(self, connection: Connection, lease: Lease, options: Mapping[str, Any]) -> None:
+        unknown = sorted(options.keys() - set(lease.session.driver.transaction_options))
+        if unknown:
+            raise TypeError(
+                f"pool {lease.lender.name!r}: this driver's transactions take no "
+                f"{', '.join(unknown)}"
+            )
         self._connection = connection
         self._lease = lease
+        self._options = options
         self._depth = 0  # 1 for the outermost, 0 while it is not under way
         self._token = object()  # stands for this block on the connection's thread
 
@@ -38,16 +44,16 @@ class Transaction:
         self._lease.check()
         if self._depth:
             raise PoolError(f"{self!r} has been started already; make another one")
-        self._depth = await self._call(Session.begin)
+        self._depth = await self._call(self._lease.session.begin, self._options)
         return self
 
     async def commit(self) -> None:
         """Commit, or release the savepoint."""
-        await self._end(Session.commit)
+        await self._end(self._lease.session.commit)
 
     async def rollback(self) -> None:
         """Roll back, or to the savepoint."""
-        await self._end(Session.rollback, must_run=True)
+        await self._end(self._lease.session.rollback, must_run=True)
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -70,7 +76,7 @@ class Transaction:
         lease = self._lease
         if isinstance(error, CancelledError) or lease.record.orphans:  # do not wait for it
             self._depth = 0
-            lease.post(Session.withdraw, self._token)
+            lease.post(lease.session.withdraw, self._token)
             return
         with suppress(Exception):
             await self.rollback()
@@ -86,11 +92,15 @@ class Transaction:
         self._depth = 0
         await self._call(operation, must_run=must_run)
 
-    async def _call(self, operation: Callable[..., Any], *, must_run: bool = False) -> Any:
+    async def _call(
+        self, operation: Callable[..., Any], *args: Any, must_run: bool = False
+    ) -> Any:
         lease = self._lease
         try:
-            return await lease.call(operation, self._token, must_run=must_run, cancel=not must_run)
+            return await lease.call(
+                operation, self._token, *args, must_run=must_run, cancel=not must_run
+            )
         except CancelledError:
             if lease.ended is None:  # otherwise the return rolls back
-                lease.post(Session.withdraw, self._token)
+                lease.post(lease.session.withdraw, self._token)
             raise

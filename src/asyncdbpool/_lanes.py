@@ -1,0 +1,122 @@
+"""The hand of a native connection: its calls in tasks of the pool's own, one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from functools import partial
+from inspect import isawaitable
+from types import CoroutineType
+from typing import Any
+
+import anyio
+
+from asyncdbpool._workers import Done, Executor, Job
+from asyncdbpool.errors import PoolError
+
+__all__ = ["Lane"]
+
+
+class Lane:
+    """Runs coroutines of one connection where a `Worker` makes blocking calls.
+
+    Each has a task of its own, in the context of whoever asked for it. Nothing that becomes of
+    its caller reaches it, so the driver never meets a cancellation that is not the pool's.
+    """
+
+    def __init__(self, executor: Executor, name: str) -> None:
+        self._executor = executor
+        self._name = name
+        self._waiting: deque[tuple[Job, Context]] = deque()
+        self._job: Job | None = None  # what runs
+        self._task: asyncio.Task[None] | None = None
+        self._cut = False  # what runs has been interrupted
+        self.last_will: Callable[[], object] | None = None
+
+    @property
+    def alive(self) -> bool:
+        """True while something runs."""
+        return self._task is not None
+
+    def submit(self, work: Callable[[], Any], done: Done) -> Job:
+        """Queue a call, whose result may be awaitable; `done(value, error)` is called afterwards.
+
+        Raises:
+            PoolError: It would wait for the very call that it is made from.
+        """
+        if self._task is not None and _current_task() is self._task:
+            raise PoolError(
+                f"pool {self._executor.name!r}: a function that `run()` calls has the driver's "
+                "connection to itself; use that one, not the pool's proxy of it"
+            )
+        job = Job(work, done)
+        self._waiting.append((job, copy_context()))
+        self._go_on()
+        return job
+
+    def blocking(self, work: Callable[[], Any]) -> Callable[[], Any]:
+        """Have it made on a thread of anyio's."""
+        return partial(anyio.to_thread.run_sync, work)
+
+    def interrupt(self) -> bool:
+        """Cancel what runs; its caller gets a `PoolError`."""
+        if self._task is not None:
+            self._cut = True
+            self._task.cancel()
+        return True
+
+    def dismiss(self) -> None:
+        """Leave nothing behind that is open; what is queued still runs."""
+        self._executor.let_go(self)
+        will, self.last_will = self.last_will, None
+        if will is not None:
+            try:
+                self._executor.loop.call_soon_threadsafe(will)
+            except RuntimeError:  # the loop is closed
+                will()
+
+    def _go_on(self) -> None:
+        if self._job is None and self._waiting:
+            self._job, context = self._waiting.popleft()
+            self._cut = False
+            self._task = self._executor.loop.create_task(
+                self._make(self._job), name=self._name, context=context
+            )
+            self._task.add_done_callback(self._never_began)
+
+    async def _make(self, job: Job) -> None:
+        work, job.work = job.work, None
+        job.started = True
+        try:
+            if work is not None and not job.dropped:
+                value = work()
+                if type(value) is CoroutineType or isawaitable(value):
+                    value = await value
+                job.value = value
+        except BaseException as error:  # noqa: BLE001 - it is raised again where it is awaited
+            job.error = error
+        self._end(job)
+
+    def _never_began(self, task: asyncio.Task[None]) -> None:
+        """End a job whose task was cancelled ahead of its first step, which leaves no trace."""
+        if task is self._task and self._job is not None and task.cancelled():
+            self._job.error = asyncio.CancelledError()
+            self._end(self._job)
+
+    def _end(self, job: Job) -> None:
+        if self._cut and isinstance(job.error, asyncio.CancelledError):
+            job.error = PoolError(
+                f"pool {self._executor.name!r}: the connection was cut off while this ran"
+            )
+        self._job = self._task = None
+        self._go_on()
+        job.done(job.value, job.error)
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # called from outside of the loop
+        return None

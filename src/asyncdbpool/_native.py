@@ -1,0 +1,428 @@
+"""Everything that happens to a native driver's connection, on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio
+
+from asyncdbpool._queries import column_of
+from asyncdbpool._standing import Standing
+from asyncdbpool._wire import Wire
+from asyncdbpool.errors import PoolError
+
+if TYPE_CHECKING:
+    from asyncdbpool._options import Cleanup
+    from asyncdbpool._workers import Hand
+    from asyncdbpool.drivers.native import Left, NativeCanceller, NativeDriver
+
+__all__ = ["NativeSession"]
+
+_MISSING = object()
+_TO_NOTICE = 0.1  # seconds that what runs may take to see that its socket was shut down
+
+
+class NativeSession:
+    """The driver's connection and what a borrower has done to it.
+
+    Its coroutines run one after the other in the connection's lane.
+
+    Attributes:
+        raw: The driver's connection.
+        driver: What the pool knows about it.
+        standing: What is known of its transaction.
+        doubtful: True once nobody can say what state it is in.
+        hung_up: True once the pool has shut the socket down.
+        lost: True once an error has told that the connection is of no more use.
+        canceller: Cancels what runs, or None where the driver cannot.
+    """
+
+    def __init__(
+        self,
+        worker: Hand,
+        pool: str,
+        driver: NativeDriver,
+        raw: Any,
+        arguments: tuple[tuple[Any, ...], Mapping[str, Any]],
+    ) -> None:
+        self._worker = worker
+        self._pool = pool
+        self._arguments = arguments
+        self.driver = driver
+        self.raw = raw
+        self.standing = Standing(pool, driver)
+        self.doubtful = False
+        self.hung_up = False
+        self.lost = False
+        self.canceller: NativeCanceller | None = None
+        self._wire = Wire(driver.fileno(raw))
+        self._memory: Any = None
+        self._left: Left = {}
+        self._options: Mapping[str, Any] = {}  # what the outermost block was begun with
+        self._running: object = None  # the token of what runs
+        self._hit = False  # a cancel has been sent for it
+        self._cancel_under_way: tuple[anyio.CancelScope, asyncio.Event] | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        worker: Hand,
+        pool: str,
+        driver: NativeDriver,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        setup: Callable[[Any], Any] | None,
+    ) -> Self:
+        """Make a connection and set it up; the worker is to close it at last."""
+        raw = await driver.connect(args, kwargs)
+        if raw is None:
+            raise PoolError(
+                f"pool {pool!r}: connect() of {driver.module!r} returned None, not a connection"
+            )
+        session = cls(worker, pool, driver, raw, (args, kwargs))
+        worker.last_will = session.drop
+        try:
+            await session._prepare(setup)
+        except BaseException:
+            session.drop()
+            raise
+        return session
+
+    async def _prepare(self, setup: Callable[[Any], Any] | None) -> None:
+        if setup is not None:
+            await setup(self.raw)
+            self.standing.doubt(self.raw)
+            if self.standing.wants_end(self.raw):
+                await self.driver.commit(self.raw)
+                self.standing.end()
+        self._memory = self.driver.remember(self.raw)
+        self.canceller = self.driver.canceller(self.raw, *self._arguments)
+
+    @property
+    def clean(self) -> bool:
+        """True where nothing has to be undone before somebody else gets the connection."""
+        standing, driver, raw = self.standing, self.driver, self.raw
+        return not (
+            driver.is_closed(raw)
+            or standing.open
+            or standing.blocks
+            or self._left
+            or driver.in_transaction(raw)
+            or driver.is_unread(raw)
+            or driver.is_altered(raw, self._memory)
+        )
+
+    @property
+    def silent(self) -> bool:
+        """True where nothing has come in, so far as one can look without I/O."""
+        return self._wire.silent and not self.driver.is_closed(self.raw)
+
+    async def perform(
+        self, operation: Callable[..., Any], args: tuple[Any, ...], token: object = None
+    ) -> Any:
+        """Run `operation(*args)` in its turn, and look what state it leaves.
+
+        With a `token`, it can be cancelled in the database.
+        """
+        ends = getattr(operation, "__func__", None) in _ENDS
+        failure: BaseException | None = None
+        self.standing.begin_operation()
+        self._running, self._hit = token, False
+        try:
+            if not ends:
+                self.standing.refuse_if_broken()
+            return await operation(*args)
+        except BaseException as error:
+            failure = error
+            self.lost = self.lost or self._is_lost(error)
+            raise
+        finally:
+            self._running = None
+            hit = await self._survive_cancel()
+            self.standing.end_operation(self.raw, failure, hit=hit, ends=ends)
+            del failure  # no cycle of exception, traceback and frame
+
+    def _is_lost(self, error: BaseException) -> bool:
+        return self.driver.is_closed(self.raw) or self.driver.is_disconnect(error, self.raw)
+
+    async def _survive_cancel(self) -> bool:
+        """Wait for a cancel that is on its way, and see to it that it hits nothing later."""
+        if self._cancel_under_way is not None:
+            await self._cancel_under_way[1].wait()
+        if not self._hit:
+            return False
+        try:
+            await self.driver.absorb_cancel(self.raw)
+        except BaseException as error:
+            self.doubtful = True
+            self.lost = self.lost or self._is_lost(error)
+            if not isinstance(error, Exception):
+                raise
+        return True
+
+    async def cancel(self, token: object, ask: Callable[[], Mapping[str, Any]] | None) -> None:
+        """Cancel in the database what runs for a token; if it has ended, nothing happens."""
+        assert self.canceller is not None  # noqa: S101 - asked before
+        if self._running is not token:
+            return
+        self._hit = True
+        over = asyncio.Event()
+        with anyio.CancelScope() as scope:
+            self._cancel_under_way = scope, over
+            try:
+                await self.canceller(partial(_answer, ask))
+            finally:
+                self._cancel_under_way = None
+                over.set()
+
+    # Operations
+
+    async def fetch_all(self, sql: Any, params: Any) -> list[Any]:
+        """Run a statement and return all of its rows."""
+        return await self.driver.fetch_all(self.raw, sql, params)
+
+    async def fetch_one(self, sql: Any, params: Any) -> Any:
+        """Run a statement and return its first row, or None."""
+        return await self.driver.fetch_one(self.raw, sql, params)
+
+    async def fetch_val(self, sql: Any, params: Any, column: Any) -> Any:
+        """Run a statement and return one column of its first row, or None."""
+        return column_of(await self.driver.fetch_one(self.raw, sql, params), column)
+
+    async def execute(self, sql: Any, params: Any) -> int:
+        """Run a statement and return its rowcount, -1 where it is not known."""
+        return await self.driver.execute(self.raw, sql, params)
+
+    async def execute_many(self, sql: Any, params: Any) -> int:
+        """Run a statement once for each set of parameters and return the rowcount."""
+        return await self.driver.execute_many(self.raw, sql, params)
+
+    async def call(
+        self, owner: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Call a method of the driver's own connection, or of a guest's, in its turn."""
+        self._note(owner, name, args, kwargs)
+        return await getattr(owner, name)(*args, **kwargs)
+
+    def call_at_once(
+        self, owner: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Call a method that asks nothing of the server."""
+        self._note(owner, name, args, kwargs)
+        return getattr(owner, name)(*args, **kwargs)
+
+    def _note(self, owner: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if name in self.driver.noted and owner is self.raw:
+            bound = inspect.signature(getattr(owner, name)).bind(*args, **kwargs)
+            self.driver.note(owner, name, bound.arguments, self._left)
+
+    async def wait_for(self, guest: Any) -> Any:
+        """Await a guest that is awaitable itself."""
+        return await guest
+
+    async def take(self, iterator: Any, count: int) -> tuple[list[Any], BaseException | None]:
+        """Take up to `count` items, and whatever ended the iteration before that."""
+        items: list[Any] = []
+        try:
+            while len(items) < count:
+                items.append(await anext(iterator))
+        except BaseException as error:
+            if not items and not isinstance(error, StopAsyncIteration):
+                raise
+            return items, error
+        return items, None
+
+    def assign(self, name: str, value: Any) -> None:
+        """Set an attribute of the driver's connection until the return."""
+        before = getattr(self.raw, name, _MISSING)
+        setattr(self.raw, name, value)
+        self._left.setdefault(("attribute", name), partial(_put_back, self.raw, name, before))
+
+    async def apply(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Call `fn(raw, *args, **kwargs)`."""
+        try:
+            return await fn(self.raw, *args, **kwargs)
+        finally:
+            self.standing.doubt(self.raw)  # it may swallow an error
+
+    async def apply_once(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Call it in a transaction of its own, which `once()` ends."""
+        await self.driver.begin_run(self.raw)
+        return await self.apply(fn, args, kwargs)
+
+    async def begin(self, block: object, options: Mapping[str, Any]) -> int:
+        """Open a transaction, or a savepoint inside of one; return how deep it is."""
+        blocks = self.standing.blocks
+        if blocks:
+            if options and options != self._options:
+                raise PoolError(
+                    f"pool {self._pool!r}: a transaction() inside of another one is a savepoint "
+                    "and takes no options of its own; give them to the outermost"
+                )
+            await self.driver.savepoint(self.raw, self.standing.savepoint)
+        else:
+            await self.driver.begin(self.raw, **options)
+            self._options = options
+        blocks.append(block)
+        return len(blocks)
+
+    async def commit(self, block: object = None) -> None:
+        """Commit, or release the savepoint of a nested block; a block that fails is undone."""
+        standing = self.standing
+        standing.leave(block)
+        try:
+            standing.refuse_if_broken()
+            if block is not None and standing.blocks:
+                await self.driver.release_savepoint(self.raw, standing.savepoint)
+            else:
+                await self._commit()
+        except BaseException:
+            if block is not None:
+                with suppress(Exception):  # the first error counts
+                    await self._roll_back(nested=bool(standing.blocks))
+            raise
+
+    async def _commit(self) -> None:
+        if self.standing.wants_end(self.raw):
+            await self.driver.commit(self.raw)
+        self.standing.end()
+
+    async def rollback(self, block: object = None) -> None:
+        """Roll back, or to the savepoint of a nested block."""
+        self.standing.leave(block)
+        await self._roll_back(nested=block is not None and bool(self.standing.blocks))
+
+    async def _roll_back(self, *, nested: bool) -> None:
+        standing = self.standing
+        if not nested:
+            standing.broken = False
+            if standing.wants_end(self.raw):
+                await self.driver.rollback(self.raw)
+            standing.end()
+        elif not standing.broken:  # otherwise the savepoint is gone, and all the rest with it
+            await self.driver.rollback_savepoint(self.raw, standing.savepoint)
+
+    async def withdraw(self, block: object) -> None:
+        """Undo a block whose beginning or end was cancelled, if it is still open."""
+        if self.standing.blocks and self.standing.blocks[-1] is block:
+            await self.rollback(block)
+
+    async def once(self, work: str, *args: Any) -> Any:
+        """Run a one-shot: an operation and the end of its transaction in one go."""
+        try:
+            result = await getattr(self, work)(*args)
+            self._refuse_if_hit()
+            await self._commit()
+        except BaseException:
+            self.standing.doubt(self.raw)
+            with suppress(Exception):  # the first error counts; what is left is cleaned up later
+                await self._roll_back(nested=False)
+            raise
+        return result
+
+    def _refuse_if_hit(self) -> None:
+        """Commit nothing for a caller who is gone: a killed statement may end "successfully"."""
+        if self._hit:
+            raise PoolError(f"pool {self._pool!r}: cancelled, so nothing is committed")
+
+    # Between two borrowers
+
+    def let_go(self) -> None:
+        """Take leave of the borrower of a clean connection; nothing is left to be done."""
+
+    async def clean_up(self, cleanup: Cleanup) -> bool:
+        """Undo what the borrower left; return False where the connection must be closed.
+
+        Raises:
+            BaseException: Whatever the driver or the user's `cleanup` raises; the connection must
+                be closed then.
+        """
+        driver, raw, standing = self.driver, self.raw, self.standing
+        if driver.is_closed(raw):
+            return False
+        standing.start_over()
+        if driver.is_unread(raw):
+            await driver.drain(raw)
+        if cleanup == "reset":
+            if not driver.can_reset:
+                return False
+            await self._roll_back(nested=False)
+            await driver.reset(raw, *self._arguments)
+        elif cleanup == "rollback":
+            await self._roll_back(nested=False)
+        elif cleanup is not None:
+            await _awaited(cleanup(raw))
+            standing.end()  # taken at its word, where the driver does not know better
+        while self._left:
+            _, take_back = self._left.popitem()
+            await _awaited(take_back())
+        if driver.is_altered(raw, self._memory):
+            await driver.restore(raw, self._memory)
+        standing.look(raw)
+        return not (standing.open or driver.is_unread(raw) or driver.is_closed(raw))
+
+    async def ping(self, check: Callable[[Any], Any] | None) -> None:
+        """Prove that the server answers, with the user's check if there is one, or raise."""
+        if check is None:
+            await self.driver.ping(self.raw)
+            return
+        if await check(self.raw) is False:
+            raise PoolError(f"pool {self._pool!r}: the check returned False")
+        await self._roll_back(nested=False)
+
+    async def close(self) -> None:
+        """Close the connection, whatever state it is in."""
+        raw = self.raw
+        try:
+            if raw is not None and not (self.lost or self.hung_up or self.driver.is_closed(raw)):
+                await self.driver.close(raw)
+        finally:
+            self.drop()
+
+    def drop(self) -> None:
+        """Close the connection at once, also where its event loop is closed already."""
+        raw, self.raw = self.raw, None
+        if raw is not None:
+            self._wire.shut_down()
+            with suppress(Exception):  # without its loop a driver cannot do more
+                self.driver.terminate(raw)
+        self._wire.close()
+
+    def hang_up(self) -> bool:
+        """Shut the socket down, and a little later cancel what runs all the same."""
+        self.hung_up = True
+        self._wire.shut_down()
+        if self._cancel_under_way is not None:
+            self._cancel_under_way[0].cancel()
+        asyncio.get_running_loop().call_later(_TO_NOTICE, self._worker.interrupt)
+        return True
+
+
+_ENDS = (NativeSession.commit, NativeSession.rollback, NativeSession.withdraw)
+"""No statements: a broken transaction must not keep them from their work."""
+
+
+async def _answer(ask: Callable[[], Mapping[str, Any]] | None) -> Mapping[str, Any]:
+    """Ask for the credentials on a thread, since that may block."""
+    return {} if ask is None else await anyio.to_thread.run_sync(ask)
+
+
+async def _awaited(result: Any) -> Any:
+    return await result if inspect.isawaitable(result) else result
+
+
+def _put_back(raw: Any, name: str, value: Any) -> None:
+    if value is _MISSING:
+        delattr(raw, name)
+    else:
+        setattr(raw, name, value)

@@ -1,0 +1,118 @@
+"""What is known of a connection's transaction: whether one is open, its blocks, its breaks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from asyncdbpool.errors import PoolError
+
+if TYPE_CHECKING:
+    from asyncdbpool.drivers import BaseDriver
+
+__all__ = ["Standing"]
+
+
+class Standing:
+    """A connection's transaction as far as it can be told without I/O.
+
+    Attributes:
+        open: True unless it is proven that no transaction is open.
+        blocks: The open `transaction()` blocks, outermost first.
+        broken: True where the database has rolled back what the borrower believes in.
+    """
+
+    __slots__ = ("_driver", "_ended", "_known", "_pool", "_unsure", "blocks", "broken", "open")
+
+    def __init__(self, pool: str, driver: BaseDriver) -> None:
+        self._pool = pool
+        self._driver = driver
+        self._ended = False  # the operation that runs has committed or rolled back last
+        self._known: bool | None = False  # what the driver has said last, None for nothing
+        self._unsure = False  # something may have been begun that the driver does not know of
+        self.open = False
+        self.blocks: list[object] = []
+        self.broken = False
+
+    def begin_operation(self) -> None:
+        """Forget how the last operation ended."""
+        self._ended = False
+
+    def end_operation(
+        self, raw: Any, error: BaseException | None, *, hit: bool, ends: bool
+    ) -> None:
+        """Look what an operation has left behind.
+
+        Args:
+            raw: The driver's connection.
+            error: What it has raised, if it has.
+            hit: A cancel has been sent for it.
+            ends: It was a commit or a rollback.
+        """
+        before = self._known
+        if error is not None:
+            self.doubt(raw)
+        self.look(raw)
+        if ends:
+            return
+        gone = before and self._known is False
+        if error is not None and self._driver.has_rolled_back(error):
+            gone = True
+        if gone and (hit or (error is not None and self.blocks)):
+            self.broken = True
+
+    def look(self, raw: Any) -> None:
+        """Ask the driver; what it cannot say counts as open."""
+        try:
+            self._known = self._driver.in_transaction(raw)
+        except Exception:  # noqa: BLE001 - a broken connection proves nothing
+            self._known = True
+        known = not self._ended if self._known is None else self._known
+        self.open = known or self._unsure
+
+    def doubt(self, raw: Any) -> None:
+        """Note that a statement may have failed, unseen by the driver's own account."""
+        try:
+            self._unsure = self._unsure or self._driver.is_blind_after_error(raw)
+        except Exception:  # noqa: BLE001 - as above
+            self._unsure = True
+
+    def wants_end(self, raw: Any) -> bool:
+        """Tell, in the middle of an operation, whether there is something to end."""
+        return self._unsure or self._driver.in_transaction(raw) is not False
+
+    def end(self) -> None:
+        """Note that the whole transaction was committed or rolled back."""
+        self._ended = True
+        self._unsure = False
+
+    def start_over(self) -> None:
+        """Forget the borrower; where nothing was open, nothing has to be ended."""
+        self.blocks.clear()
+        self.broken = False
+        self._ended = not self.open
+
+    # Blocks
+
+    def leave(self, block: object) -> None:
+        """Take the innermost block off; None stands for no block at all."""
+        if block is None:
+            return
+        if not self.blocks or self.blocks[-1] is not block:
+            raise PoolError(
+                f"pool {self._pool!r}: an inner transaction() block is still open; "
+                "end the blocks in the reverse order of their beginnings"
+            )
+        self.blocks.pop()
+
+    @property
+    def savepoint(self) -> str:
+        """The name of the innermost block's savepoint."""
+        return f"asyncdbpool_{len(self.blocks)}"
+
+    def refuse_if_broken(self) -> None:
+        """Raise where to go on would keep one half of a transaction."""
+        if self.broken:
+            raise PoolError(
+                f"pool {self._pool!r}: the database has rolled back the whole transaction, for a "
+                "statement that failed or was cancelled; leave the block, or roll back"
+            )

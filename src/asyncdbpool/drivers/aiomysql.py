@@ -1,0 +1,232 @@
+"""aiomysql: MySQL and MariaDB, natively asynchronous."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any, ClassVar
+
+from asyncdbpool.drivers import _mysql
+from asyncdbpool.drivers.native import Left, NativeCanceller, NativeDriver
+
+__all__ = ["AiomysqlDriver"]
+
+_RESET_CONNECTION = 0x1F  # COM_RESET_CONNECTION
+_UNKNOWN = 2**64 - 1  # the rowcount of a result that is not read yet
+
+_IN_MEMORY = frozenset({"fetchone", "fetchmany", "fetchall", "scroll", "__anext__"})
+
+
+class AiomysqlDriver(NativeDriver):
+    """aiomysql sees the server's flags with some answers only.
+
+    With those that are no rows, that is; so outside of autocommit every `SELECT` may have begun a
+    transaction that it does not know of.
+    """
+
+    database_keyword: ClassVar[str] = "db"
+    can_reset: ClassVar[bool] = True
+    noted: ClassVar[frozenset[str]] = frozenset({"select_db", "set_charset"})
+
+    def __init__(self, module: Any) -> None:
+        super().__init__(module)
+        self.guests = (module.cursors.Cursor, module.utils._ContextManager)  # noqa: SLF001 - no other name
+
+    # Connecting
+
+    async def close(self, raw: Any) -> None:
+        """Say goodbye, then close."""
+        await raw.ensure_closed()
+
+    def terminate(self, raw: Any) -> None:
+        """Close without a word."""
+        raw.close()
+
+    def is_closed(self, raw: Any) -> bool:
+        """Look also for an end that has come in and was not read yet."""
+        reader = raw._reader  # noqa: SLF001 - what aiomysql's own pool looks at
+        return bool(
+            raw.closed
+            or reader.at_eof()
+            or reader.exception() is not None
+            or getattr(reader, "eof_received", False)
+        )
+
+    def fileno(self, raw: Any) -> int | None:
+        """Ask the transport."""
+        writer = raw._writer  # noqa: SLF001 - it has no other name
+        handle = None if writer is None else writer.transport.get_extra_info("socket")
+        return None if handle is None else handle.fileno()
+
+    # Statements
+
+    async def run(self, raw: Any, sql: str) -> None:
+        """Run a statement on a cursor of the plain kind."""
+        async with raw.cursor(self.module.Cursor) as cursor:
+            await cursor.execute(sql)
+
+    async def fetch_all(self, raw: Any, sql: Any, params: Any) -> list[Any]:
+        """Run a statement and return its rows."""
+        async with raw.cursor() as cursor:
+            await cursor.execute(sql, params)
+            return list(await cursor.fetchall())
+
+    async def fetch_one(self, raw: Any, sql: Any, params: Any) -> Any:
+        """Run a statement and return its first row, or None."""
+        async with raw.cursor() as cursor:
+            await cursor.execute(sql, params)
+            return await cursor.fetchone()
+
+    async def execute(self, raw: Any, sql: Any, params: Any) -> int:
+        """Run a statement and return its rowcount."""
+        async with raw.cursor() as cursor:
+            await cursor.execute(sql, params)
+            return _count(cursor)
+
+    async def execute_many(self, raw: Any, sql: Any, params: Any) -> int:
+        """Run a statement for each set of parameters; inserts go together."""
+        async with raw.cursor() as cursor:
+            await cursor.executemany(sql, params)
+            return _count(cursor)
+
+    # Transactions
+
+    def in_transaction(self, raw: Any) -> bool | None:
+        """Believe in a yes; a no is certain in autocommit only."""
+        if raw.get_transaction_status():
+            return True
+        return False if raw.get_autocommit() else None
+
+    def is_blind_after_error(self, raw: Any) -> bool:
+        """An error comes without flags, and a statement that fails may have begun something."""
+        return not raw.get_autocommit()
+
+    def has_rolled_back(self, error: BaseException) -> bool:
+        """A deadlock takes the whole transaction, where other errors take their statement."""
+        return _mysql.number(error) == _mysql.DEADLOCK
+
+    async def begin(self, raw: Any, **options: Any) -> None:
+        """Begin by hand in autocommit only: elsewhere it would commit what went before."""
+        if raw.get_autocommit():
+            await raw.begin()
+
+    async def begin_run(self, raw: Any) -> None:
+        """Begin in autocommit, so that a function in `run()` does all of it or nothing."""
+        await self.begin(raw)
+
+    async def commit(self, raw: Any) -> None:
+        """Commit."""
+        await raw.commit()
+
+    async def rollback(self, raw: Any) -> None:
+        """Roll back."""
+        await raw.rollback()
+
+    # Sessions
+
+    async def ping(self, raw: Any) -> None:
+        """Ask with `COM_PING`."""
+        await raw.ping(reconnect=False)
+
+    def is_unread(self, raw: Any) -> bool:
+        """A streamed result is read row by row, and there may be another one behind it."""
+        result = raw._result  # noqa: SLF001 - it has no other name
+        return result is not None and bool(result.unbuffered_active or result.has_next)
+
+    async def drain(self, raw: Any) -> None:
+        """Read what is left of it."""
+        while self.is_unread(raw):
+            if raw._result.unbuffered_active:  # noqa: SLF001 - as above
+                await raw._result._finish_unbuffered_query()  # noqa: SLF001 - as above
+            else:
+                await raw.next_result()
+
+    def note(self, raw: Any, name: str, arguments: Mapping[str, Any], left: Left) -> None:
+        """Note another database and another character set."""
+        if name == "set_charset":
+            left.setdefault(name, partial(raw.set_charset, raw.charset))
+        elif raw.db:
+            left.setdefault(name, partial(raw.select_db, raw.db))
+        else:
+            left.setdefault(name, _raise_no_way_back)
+
+    def remember(self, raw: Any) -> Any:
+        """Autocommit is a method here, and the server tells its state."""
+        return raw.get_autocommit()
+
+    def is_altered(self, raw: Any, memory: Any) -> bool:
+        """Compare with what the server has told last."""
+        return bool(raw.get_autocommit() != memory)
+
+    async def restore(self, raw: Any, memory: Any) -> None:
+        """Set autocommit again."""
+        await raw.autocommit(memory)
+
+    async def reset(self, raw: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """`COM_RESET_CONNECTION`, and what aiomysql does after a connect."""
+        await raw._execute_command(_RESET_CONNECTION, "")  # noqa: SLF001 - it has no other name
+        await raw._read_ok_packet()  # noqa: SLF001 - as above
+        await raw.set_charset(raw.charset)
+        if raw.db:
+            await raw.select_db(raw.db)
+        if raw.sql_mode is not None:
+            await self.run(raw, f"SET sql_mode={raw.sql_mode}")
+        if raw.init_command is not None:
+            await self.run(raw, raw.init_command)
+            await raw.commit()
+
+    # Cancelling
+
+    def canceller(
+        self, raw: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> NativeCanceller | None:
+        """`KILL QUERY` on a side connection, which is closed again."""
+        number = raw.thread_id()
+        plainly = {"init_command": None, "sql_mode": None, "autocommit": None}
+
+        async def kill(ask: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
+            side = await self.connect(args, {**kwargs, **await ask(), **plainly})
+            try:
+                await self.run(side, f"KILL QUERY {number}")
+            finally:
+                side.close()
+
+        return kill
+
+    async def absorb_cancel(self, raw: Any) -> None:
+        """Let a kill that came too late hit a statement that does nothing."""
+        for work in (self.drain(raw), self.run(raw, "DO 0")):
+            try:
+                await work
+            except self.module.OperationalError as error:
+                if _mysql.number(error) != _mysql.INTERRUPTED:
+                    raise
+        await self.run(raw, "DO 0")
+
+    # Errors
+
+    def is_disconnect(self, error: BaseException, raw: Any) -> bool:
+        """A lost or killed connection, or a server that became read-only."""
+        return _mysql.number(error) in _mysql.LOST
+
+    def is_transient(self, error: BaseException) -> bool:
+        """Refused, lost while connecting, too many connections, shutting down."""
+        return _mysql.number(error) in _mysql.SOON
+
+    # Cursors
+
+    def takes_turn(self, owner: Any, name: str) -> bool:
+        """A cursor that is not streamed has its rows in memory."""
+        cursors = self.module.cursors
+        if isinstance(owner, cursors.Cursor) and not isinstance(owner, cursors.SSCursor):
+            return name not in _IN_MEMORY and super().takes_turn(owner, name)
+        return super().takes_turn(owner, name)
+
+
+def _count(cursor: Any) -> int:
+    count = cursor.rowcount
+    return -1 if count is None or count == _UNKNOWN else int(count)
+
+
+def _raise_no_way_back() -> None:
+    raise LookupError("the connection was made without a database, so there is no way back")

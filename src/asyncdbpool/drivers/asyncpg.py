@@ -1,0 +1,185 @@
+"""asyncpg: PostgreSQL, natively asynchronous."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any, ClassVar
+
+from asyncdbpool.drivers import _postgres
+from asyncdbpool.drivers.base import TRANSIENT
+from asyncdbpool.drivers.native import Left, NativeCanceller, NativeDriver
+
+__all__ = ["AsyncpgDriver"]
+
+_REMOVED_BY = {
+    "add_listener": "remove_listener",
+    "add_log_listener": "remove_log_listener",
+    "add_termination_listener": "remove_termination_listener",
+    "add_query_logger": "remove_query_logger",
+}
+_ADDED_BY = {remove: add for add, remove in _REMOVED_BY.items()}
+_CODECS = ("set_type_codec", "set_builtin_type_codec", "reset_type_codec")
+
+_SOON = _postgres.SOON | {"08001", "08003", "08006"}
+"""Also a server that goes away while it is connected to."""
+
+
+class AsyncpgDriver(NativeDriver):
+    """It is in autocommit; it knows its transaction, and cancels in the server."""
+
+    transaction_options: ClassVar[tuple[str, ...]] = ("isolation", "readonly", "deferrable")
+    can_reset: ClassVar[bool] = True
+    noted: ClassVar[frozenset[str]] = frozenset({*_REMOVED_BY, *_ADDED_BY, *_CODECS})
+    calls_back: ClassVar[frozenset[str]] = frozenset({*_REMOVED_BY, *_ADDED_BY})
+
+    def __init__(self, module: Any) -> None:
+        super().__init__(module)
+        self.guests = (module.connresource.ConnectionResource,)
+
+    # Connecting
+
+    def with_timeout(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], seconds: float
+    ) -> dict[str, Any]:
+        """Leave the time to the pool, which ends a connect from outside."""
+        return {"timeout": None, **kwargs}
+
+    def terminate(self, raw: Any) -> None:
+        """Abort the transport."""
+        raw.terminate()
+
+    def is_closed(self, raw: Any) -> bool:
+        """The transport tells as soon as the loop has seen it."""
+        return bool(raw.is_closed())
+
+    def fileno(self, raw: Any) -> int | None:
+        """Ask the transport, which asyncpg keeps to itself."""
+        transport = getattr(raw, "_transport", None)
+        handle = None if transport is None else transport.get_extra_info("socket")
+        return None if handle is None else handle.fileno()
+
+    # Statements
+
+    async def run(self, raw: Any, sql: str) -> None:
+        """Run a statement with the simple protocol."""
+        await raw.execute(sql)
+
+    async def fetch_all(self, raw: Any, sql: Any, params: Any) -> list[Any]:
+        """Run a statement and return its records."""
+        return list(await raw.fetch(sql, *_spread(params)))
+
+    async def fetch_one(self, raw: Any, sql: Any, params: Any) -> Any:
+        """Run a statement and return its first record, or None."""
+        return await raw.fetchrow(sql, *_spread(params))
+
+    async def execute(self, raw: Any, sql: Any, params: Any) -> int:
+        """Run a statement; its command tag ends with the rowcount, if it has one."""
+        count = str(await raw.execute(sql, *_spread(params))).rpartition(" ")[2]
+        return int(count) if count.isdecimal() else -1
+
+    async def execute_many(self, raw: Any, sql: Any, params: Any) -> int:
+        """Run a statement for each set; all or nothing, and the rowcount is not told."""
+        await raw.executemany(sql, [_spread(each) for each in params])
+        return -1
+
+    # Transactions
+
+    def in_transaction(self, raw: Any) -> bool | None:
+        """The server tells with every answer; asyncpg's own transaction has to be ended, too."""
+        return None if raw.is_closed() else raw.is_in_transaction() or _own(raw) is not None
+
+    async def begin(self, raw: Any, **options: Any) -> None:
+        """Begin with asyncpg's own transaction, so that a function in `run()` can nest another."""
+        await raw.transaction(**options).start()
+
+    async def begin_run(self, raw: Any) -> None:
+        """Begin: asyncpg would commit each statement by itself."""
+        await self.begin(raw)
+
+    async def commit(self, raw: Any) -> None:
+        """Commit asyncpg's own transaction, or one that a statement has begun."""
+        own = _own(raw)
+        await (raw.execute("COMMIT") if own is None else own.commit())
+
+    async def rollback(self, raw: Any) -> None:
+        """Roll back, as in `commit()`, also one whose `async with` block was left behind."""
+        own = _own(raw)
+        if own is None:
+            await raw.execute("ROLLBACK")
+        else:
+            await own.__aexit__(asyncio.CancelledError, None, None)
+
+    # Sessions
+
+    def note(self, raw: Any, name: str, arguments: Mapping[str, Any], left: Left) -> None:
+        """Note listeners, query loggers and codecs."""
+        values = tuple(arguments.values())
+        if name in _REMOVED_BY:
+            remove = getattr(raw, _REMOVED_BY[name])
+            left[name, values] = partial(remove, *values)
+        elif name in _ADDED_BY:
+            left.pop((_ADDED_BY[name], values), None)
+        else:
+            codec, schema = arguments["typename"], arguments.get("schema", "public")
+            if name == "reset_type_codec":
+                left.pop(("codec", schema, codec), None)
+            else:
+                left["codec", schema, codec] = partial(raw.reset_type_codec, codec, schema=schema)
+
+    async def reset(self, raw: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Reset as asyncpg does: advisory locks, cursors, LISTENs and settings."""
+        await raw.reset()
+
+    # Cancelling
+
+    def canceller(
+        self, raw: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> NativeCanceller | None:
+        """Send what asyncpg sends for a task that is cancelled: PostgreSQL's cancel request.
+
+        The server closes the cancel's connection once it has sent its signal, and asyncpg waits
+        for that, so it cannot hit a later statement.
+        """
+        request = getattr(raw, "_cancel", None)
+        if request is None:
+            return None
+
+        async def cancel(_ask: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
+            sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            await request(sent)
+            sent.result()
+
+        return cancel
+
+    # Errors
+
+    def is_disconnect(self, error: BaseException, raw: Any) -> bool:
+        """A lost connection, an administrator's shutdown, or a server that became read-only."""
+        lost = _postgres.is_lost(getattr(error, "sqlstate", None))
+        return lost or super().is_disconnect(error, raw)
+
+    def is_transient(self, error: BaseException) -> bool:
+        """Refused, reset, timed out, starting up, in recovery, too many connections."""
+        code = getattr(error, "sqlstate", None)
+        if code is not None:
+            return code in _SOON
+        numbers = {int(number) for number in re.findall(r"\[Errno (\d+)\]", str(error))}
+        refused = isinstance(error, OSError) and bool(numbers) and numbers <= set(TRANSIENT)
+        return refused or super().is_transient(error)
+
+
+def _own(raw: Any) -> Any:
+    """Return asyncpg's transaction that is open, or None."""
+    return getattr(raw, "_top_xact", None)
+
+
+def _spread(params: Any) -> tuple[Any, ...]:
+    """Make arguments of parameters; a mapping's go by their order, since asyncpg has no names."""
+    if params is None:
+        return ()
+    if isinstance(params, (str, bytes)):
+        raise TypeError(f"params must be a sequence or a mapping, not {type(params).__name__}")
+    return tuple(params.values() if isinstance(params, Mapping) else params)

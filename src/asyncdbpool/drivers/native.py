@@ -1,0 +1,182 @@
+"""The base of the native drivers: modules whose connections are asyncio's own."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, ClassVar
+
+from asyncdbpool.drivers.base import BaseDriver
+
+__all__ = ["Left", "NativeCanceller", "NativeDriver"]
+
+NativeCanceller = Callable[[Callable[[], Awaitable[Mapping[str, Any]]]], Awaitable[None]]
+"""Cancels what runs on one connection; takes a coroutine function that gives the credentials."""
+
+Left = dict[object, Callable[[], Any]]
+"""What a borrower has left in a session, and how to take it back."""
+
+
+class NativeDriver(BaseDriver, ABC):
+    """What the pool has to know about a driver whose methods are coroutines.
+
+    Subclass it for an asyncio driver that the library does not know, and give or register it like
+    a `Driver`. Its coroutines run in tasks of the pool's own, one after the other on each
+    connection, and meet no cancellation but one that closes the connection.
+
+    Attributes:
+        noted: The connection's methods that `note()` wants to hear of.
+        calls_back: The connection's methods whose callback is given the connection.
+        guests: The classes of what is made from a connection and goes with it: cursors,
+            statements and the like.
+    """
+
+    native: ClassVar[bool] = True
+    noted: ClassVar[frozenset[str]] = frozenset()
+    calls_back: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, module: Any) -> None:
+        super().__init__(module)
+        self.guests: tuple[type, ...] = ()
+        self._turns: dict[tuple[type, str], bool] = {}
+
+    # Connecting
+
+    async def connect(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Make a connection."""
+        return await self.module.connect(*args, **kwargs)
+
+    async def close(self, raw: Any) -> None:
+        """Close the connection, taking leave of the server."""
+        await raw.close()
+
+    @abstractmethod
+    def terminate(self, raw: Any) -> None:
+        """Close the connection at once."""
+
+    @abstractmethod
+    def is_closed(self, raw: Any) -> bool:
+        """Tell without I/O whether the connection is known to be closed, by either side."""
+
+    # Statements
+
+    @abstractmethod
+    async def run(self, raw: Any, sql: str) -> None:
+        """Run a statement for its effect."""
+
+    @abstractmethod
+    async def fetch_all(self, raw: Any, sql: Any, params: Any) -> list[Any]:
+        """Run a statement and return all of its rows."""
+
+    @abstractmethod
+    async def fetch_one(self, raw: Any, sql: Any, params: Any) -> Any:
+        """Run a statement and return its first row, or None."""
+
+    @abstractmethod
+    async def execute(self, raw: Any, sql: Any, params: Any) -> int:
+        """Run a statement and return its rowcount, -1 where it is not known."""
+
+    @abstractmethod
+    async def execute_many(self, raw: Any, sql: Any, params: Any) -> int:
+        """Run a statement once for each set of parameters and return the rowcount."""
+
+    # Transactions
+
+    async def begin(self, raw: Any, **options: Any) -> None:
+        """Open a transaction."""
+        await self.run(raw, "BEGIN")
+
+    async def begin_run(self, raw: Any) -> None:
+        """Open the transaction of a function that `run()` calls, where nothing else does."""
+
+    async def commit(self, raw: Any) -> None:
+        """Commit."""
+        await self.run(raw, "COMMIT")
+
+    async def rollback(self, raw: Any) -> None:
+        """Roll back."""
+        await self.run(raw, "ROLLBACK")
+
+    async def savepoint(self, raw: Any, name: str) -> None:
+        """Set a savepoint."""
+        await self.run(raw, f"SAVEPOINT {name}")
+
+    async def release_savepoint(self, raw: Any, name: str) -> None:
+        """Keep what was done since the savepoint."""
+        await self.run(raw, f"RELEASE SAVEPOINT {name}")
+
+    async def rollback_savepoint(self, raw: Any, name: str) -> None:
+        """Undo what was done since the savepoint, and forget it."""
+        await self.run(raw, f"ROLLBACK TO SAVEPOINT {name}")
+        await self.run(raw, f"RELEASE SAVEPOINT {name}")
+
+    # Sessions
+
+    async def ping(self, raw: Any) -> None:
+        """Prove by a round trip that the server answers, or raise."""
+        await self.run(raw, "SELECT 1")
+
+    def is_unread(self, raw: Any) -> bool:
+        """Tell whether an answer is half read."""
+        return False
+
+    async def drain(self, raw: Any) -> None:
+        """Read the rest of an answer."""
+
+    def note(self, raw: Any, name: str, arguments: Mapping[str, Any], left: Left) -> None:
+        """Note what a call of one of the `noted` methods will leave behind, or take back.
+
+        Args:
+            raw: The driver's connection.
+            name: The method.
+            arguments: What it was called with, by the names of its parameters.
+            left: What to add to, under a key of one's own; the value takes it back when it is
+                called, and may be a coroutine function.
+        """
+
+    def remember(self, raw: Any) -> Any:
+        """Take down what `restore()` has to bring back: how the session is set up."""
+
+    def is_altered(self, raw: Any, memory: Any) -> bool:
+        """Tell without I/O whether the session is set up otherwise than remembered."""
+        return False
+
+    async def restore(self, raw: Any, memory: Any) -> None:
+        """Set up the session as it was."""
+
+    async def reset(self, raw: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Reset the whole session in the database's own way, as `Driver.reset()` does."""
+        raise NotImplementedError
+
+    # Cancelling
+
+    def canceller(
+        self, raw: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> NativeCanceller | None:
+        """Make a coroutine function that cancels in the database what runs on a connection.
+
+        It is called while a statement runs, perhaps several times, and must have done its work
+        when it ends: whatever comes next on the connection must not be hit.
+
+        Returns:
+            The function, or None where there is no way.
+        """
+
+    async def absorb_cancel(self, raw: Any) -> None:
+        """Make sure that a cancel that came too late does not hit the next statement."""
+
+    # What the driver's own objects offer
+
+    def takes_turn(self, owner: Any, name: str) -> bool:
+        """Tell whether a method talks to the server, so that it has to wait for its turn.
+
+        Args:
+            owner: The driver's connection, or one of its guests.
+            name: The method.
+        """
+        key = type(owner), name
+        if key not in self._turns:
+            method = inspect.unwrap(getattr(owner, name))
+            self._turns[key] = inspect.iscoroutinefunction(method)
+        return self._turns[key]
