@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from asyncdbpool._options import Cleanup
+    from asyncdbpool._standing import Standing
     from asyncdbpool._workers import Hand
 
 __all__ = ["BaseSession", "Record", "State"]
@@ -22,6 +23,7 @@ class BaseSession(Protocol):
 
     raw: Any
     driver: Any
+    standing: Standing
     lost: bool
     doubtful: bool
     hung_up: bool

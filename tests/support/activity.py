@@ -22,7 +22,7 @@ _STEPS = 3_000_000  # of that in a second, more or less
 
 
 class Activity(ABC):
-    """One of the three databases, and a view on it that no pool knows of.
+    """One of the databases, and a view on it that no pool knows of.
 
     Attributes:
         database: The database.
@@ -107,7 +107,7 @@ class Served(Activity):
     def __init__(self, database: Database, administrator: Any) -> None:
         self._administrator = administrator
         self._user = database.arguments["user"]
-        self._postgres = database.module is psycopg2
+        self._postgres = (database.twin or database).module is psycopg2
         super().__init__(database, f"SELECT {'pg_sleep' if self._postgres else 'SLEEP'}(60)")
 
     def saying(self, token: str, seconds: float) -> str:

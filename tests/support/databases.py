@@ -1,12 +1,16 @@
-"""The three real databases of the tests, described so that a test is written once for all."""
+"""The real databases of the tests and their drivers, so that a test is written once for all."""
 
+import re
 import sqlite3
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import count as counting
 from pathlib import Path
 from typing import Any, Self
 
+import aiomysql
+import asyncpg
 import MySQLdb
 import psycopg2
 
@@ -20,12 +24,13 @@ class Database:
     """A driver and a database for it.
 
     Attributes:
-        module: The PEP 249 module.
+        module: The driver's module.
         arguments: What its `connect()` takes.
-        placeholder: What stands for a parameter in its SQL.
+        placeholder: What stands for a parameter in its SQL; `$` is followed by a number.
         series: A query for the rows `(1, 'row 1')` to `(count, 'row <count>')`.
         modes: Pool options for every way in which its connections begin transactions.
         options: Pool options that a pool gets unless told otherwise.
+        twin: For a native driver: the same database, with a blocking one.
     """
 
     module: Any
@@ -34,6 +39,12 @@ class Database:
     series: str
     modes: Mapping[str, Mapping[str, Any]]
     options: Mapping[str, Any] = field(default_factory=dict)
+    twin: Self | None = None
+
+    @property
+    def native(self) -> bool:
+        """True where the driver is asyncio's own."""
+        return self.twin is not None
 
     @property
     def name(self) -> str:
@@ -41,7 +52,9 @@ class Database:
         return str(self.module.__name__)
 
     def connect(self) -> Any:
-        """Make a connection without a pool."""
+        """Make a blocking connection without a pool."""
+        if self.twin is not None:
+            return self.twin.connect()
         return self.module.connect(**self.arguments)
 
     def pool(self, **options: Any) -> ConnectionPool:
@@ -54,6 +67,9 @@ class Database:
 
     def sql(self, text: str) -> str:
         """Put the driver's own placeholder for each `?`."""
+        if self.placeholder == "$":
+            numbers = counting(1)
+            return re.sub(r"\?", lambda _: f"${next(numbers)}", text)
         return text.replace("?", self.placeholder)
 
     def rows(self, count: int) -> str:
@@ -121,6 +137,26 @@ def mariadb_on(server: MariaDBServer) -> Database:
         ),
         modes=MARIADB_MODES,
     )
+
+
+def postgres_natively(server: PostgresServer) -> Database:
+    """Describe a server's database for asyncpg."""
+    return replace(
+        postgres_on(server),
+        module=asyncpg,
+        arguments={**login(server), "server_settings": {"lock_timeout": "10s"}},
+        placeholder="$",
+        modes={"by the module": {}},
+        twin=postgres_on(server),
+    )
+
+
+def mariadb_natively(server: MariaDBServer) -> Database:
+    """Describe a server's database for aiomysql."""
+    twin = mariadb_on(server)
+    arguments = dict(twin.arguments)
+    arguments["db"] = arguments.pop("database")
+    return replace(twin, module=aiomysql, arguments=arguments, twin=twin)
 
 
 def _commit_each(raw: Any) -> None:

@@ -1,4 +1,4 @@
-"""Fixtures that run a test on every database: sqlite3, psycopg2 and MySQLdb."""
+"""Fixtures that run a test on every database, and with every driver for it."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -12,7 +12,9 @@ from support.databases import (
     POSTGRES_MODES,
     SQLITE_MODES,
     Database,
+    mariadb_natively,
     mariadb_on,
+    postgres_natively,
     postgres_on,
     sqlite_at,
 )
@@ -49,15 +51,40 @@ def mysql(mariadb: MariaDBServer) -> Database:
     return mariadb_on(mariadb)
 
 
-@pytest.fixture(
-    params=[
-        "sqlite3",
-        pytest.param("psycopg2", marks=pytest.mark.postgres),
-        pytest.param("MySQLdb", marks=pytest.mark.mariadb),
-    ]
-)
+BLOCKING = [
+    "sqlite3",
+    pytest.param("psycopg2", marks=pytest.mark.postgres),
+    pytest.param("MySQLdb", marks=pytest.mark.mariadb),
+]
+NATIVE = [
+    pytest.param("asyncpg", marks=pytest.mark.postgres),
+    pytest.param("aiomysql", marks=pytest.mark.mariadb),
+]
+with_every_driver = pytest.mark.parametrize("database", [*BLOCKING, *NATIVE], indirect=True)
+"""Has the fixture `database`, and what is made from it, take each of the five drivers in turn."""
+
+with_native_drivers = pytest.mark.parametrize("database", NATIVE, indirect=True)
+"""The same with the two native ones."""
+
+
+@pytest.fixture
+def asyncpg_database(postgres: PostgresServer) -> Database:
+    """The shared PostgreSQL, for asyncpg."""
+    return postgres_natively(postgres)
+
+
+@pytest.fixture
+def aiomysql_database(mariadb: MariaDBServer) -> Database:
+    """The shared MariaDB, for aiomysql."""
+    return mariadb_natively(mariadb)
+
+
+@pytest.fixture(params=BLOCKING)
 def database(request: pytest.FixtureRequest) -> Database:
-    """Each of the three databases in turn."""
+    """Each of the three databases in turn, with a blocking driver.
+
+    A test that takes native drivers too says so with `with_every_driver` or `with_native_drivers`.
+    """
     return _described(request, request.param)
 
 
@@ -69,15 +96,21 @@ def database_in_mode(request: pytest.FixtureRequest) -> Database:
 
 
 def _described(request: pytest.FixtureRequest, name: str) -> Database:
-    fixture = {"sqlite3": "sqlite", "psycopg2": "postgresql", "MySQLdb": "mysql"}[name]
+    fixture = {
+        "sqlite3": "sqlite",
+        "psycopg2": "postgresql",
+        "MySQLdb": "mysql",
+        "asyncpg": "asyncpg_database",
+        "aiomysql": "aiomysql_database",
+    }[name]
     described: Database = request.getfixturevalue(fixture)
     return described
 
 
 @pytest.fixture
 def activity(request: pytest.FixtureRequest, database: Database) -> Iterator[Activity]:
-    """Each of the three databases in turn, with a view on what happens there."""
-    fixture = {"psycopg2": "postgres", "MySQLdb": "mariadb"}.get(database.name)
+    """The fixture `database`, with a view on what happens there."""
+    fixture = {"psycopg2": "postgres", "MySQLdb": "mariadb"}.get((database.twin or database).name)
     server = None if fixture is None else request.getfixturevalue(fixture)
     with observed(database, server) as activity:
         yield activity

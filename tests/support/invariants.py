@@ -88,9 +88,10 @@ def _check_states(engine: Engine) -> None:
     for record in engine.stock.idle:
         session = record.session
         assert session is not None
-        assert session.clean or session.litter, (
-            f"an idle connection is not clean: transaction={session.transaction}, "
-            f"altered={session.altered}, blocks={session.blocks}, unfinished={session.unfinished}"
+        standing = session.standing
+        assert session.clean or getattr(session, "litter", None), (
+            f"an idle connection is not clean: transaction={standing.open}, "
+            f"blocks={standing.blocks}, {vars(session)}"
         )
         assert record.discard is None, f"an idle connection is condemned: {record.discard}"
         assert record.generation == engine.stock.generation, (
