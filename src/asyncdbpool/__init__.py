@@ -1,7 +1,7 @@
 """The asyncio connection pool for every Python database driver."""
 
 from asyncdbpool.connector import DatabaseConnector
-from asyncdbpool.drivers import Driver
+from asyncdbpool.drivers import Driver, NativeDriver
 from asyncdbpool.errors import (
     ConnectionReturned,
     ConnectTimeout,
@@ -14,7 +14,7 @@ from asyncdbpool.errors import (
     WrongEventLoop,
 )
 from asyncdbpool.pool import ConnectionPool
-from asyncdbpool.proxies import Connection, Cursor, Transaction
+from asyncdbpool.proxies import Connection, Cursor, NativeConnection, Transaction
 from asyncdbpool.stats import LeaseInfo, PoolStats
 
 __all__ = [
@@ -26,6 +26,8 @@ __all__ = [
     "DatabaseConnector",
     "Driver",
     "LeaseInfo",
+    "NativeConnection",
+    "NativeDriver",
     "PoolClosed",
     "PoolDeadlock",
     "PoolError",

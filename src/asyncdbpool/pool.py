@@ -531,6 +531,11 @@ class ConnectionPool:
         return self._name
 
     @property
+    def closed(self) -> bool:
+        """True from `close()` until the pool is opened again."""
+        return self._closed
+
+    @property
     def min_size(self) -> int:
         """Connections kept ready."""
         return self._options.min_size

@@ -9,17 +9,19 @@ from types import ModuleType
 from typing import Any
 
 import httpx
+import asyncpg
 import MySQLdb
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from asyncdbpool import ConnectionPool, DatabaseConnector
 from support.documents import PAGES, README, Block, blocks
-from support.servers import MariaDBServer
+from support.access import login
+from support.servers import MariaDBServer, PostgresServer
 
 pymysql: Any = import_module("pymysql")  # comes with aiomysql; has no types
 PYTHON = [block for page in PAGES for block in blocks(page)]
-MARKS = {"", "runs", "runs on mariadb"}
+MARKS = {"", "runs", "runs on mariadb", "runs on postgres"}
 
 
 @pytest.fixture
@@ -106,6 +108,24 @@ async def test_the_classic_example_runs(
     assert asked[1]["host"] == "db.example.com"
     assert (asked[1]["user"], asked[1]["database"]) == ("app", "shop")
     assert namespace["now"].year >= 2026
+
+
+async def test_the_native_example_runs(
+    postgres: PostgresServer, namespace: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = asyncpg.connect
+    asked: list[Any] = []
+
+    async def connect_here(dsn: str, **kwargs: Any) -> Any:
+        asked.append(dsn)
+        return await connect(**login(postgres), **kwargs)
+
+    monkeypatch.setattr(asyncpg, "connect", connect_here)
+    (native,) = blocks(README, mark="runs on postgres")
+    await native.run(namespace)
+    assert asked == ["postgresql://app@localhost/shop"]
+    assert namespace["total"] == 3
+    assert namespace["record"][0] == 100
 
 
 async def test_the_driver_of_the_guide_works(

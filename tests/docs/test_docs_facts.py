@@ -15,11 +15,12 @@ from asyncdbpool import (
     Cursor,
     DatabaseConnector,
     Driver,
+    NativeDriver,
     PoolError,
     Transaction,
 )
 from asyncdbpool._record import MOVES, State
-from asyncdbpool.drivers import find_driver
+from asyncdbpool.drivers import BaseDriver, find_driver
 from support.documents import PAGES, README, ROOT, anchors, blocks, prose, rows
 
 SOURCE = ROOT / "src" / "asyncdbpool"
@@ -104,7 +105,12 @@ def test_the_extras_of_the_readme_are_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = set(project["optional-dependencies"])
     readme = README.read_text("utf-8")
-    assert set(re.findall(r"asyncdbpool\[(\w+)\]", readme)) == {"mysqlclient", "psycopg2"}
+    assert set(re.findall(r"asyncdbpool\[(\w+)\]", readme)) == {
+        "aiomysql",
+        "asyncpg",
+        "mysqlclient",
+        "psycopg2",
+    }
     assert {extra for extra in extras if re.search(rf"\b{extra}\b", readme)} == extras
 
 
@@ -184,7 +190,8 @@ def test_functions_that_are_named_are_in_their_file(cell: str) -> None:
 def test_the_table_of_drivers_is_what_the_drivers_say() -> None:
     table = {row[0]: row[1:] for row in rows(DRIVERS, "ability")}
     known = [
-        find_driver(importlib.import_module(name)) for name in ("sqlite3", "psycopg2", "MySQLdb")
+        find_driver(importlib.import_module(name))
+        for name in ("sqlite3", "psycopg2", "MySQLdb", "asyncpg", "aiomysql")
     ]
     drivers = [*known, Driver(importlib.import_module("sqlite3"))]
     for column, driver in enumerate(drivers):
@@ -193,17 +200,31 @@ def test_the_table_of_drivers_is_what_the_drivers_say() -> None:
         assert table["keyword for the database"][column] == f"`{driver.database_keyword}`"
         closes = table['`cleanup="reset"`'][column] == "closes the connection"
         assert closes is not driver.can_reset
-        restored = table["attributes restored whoever changed them"][column]
-        assert set(quoted(restored)) == set(driver.session_attributes)
+        where = "on the loop" if driver.native else "on a thread"
+        assert table["statements run"][column] == where
+        if isinstance(driver, Driver):
+            restored = table["attributes restored whoever changed them"][column]
+            assert set(quoted(restored)) == set(driver.session_attributes)
+        options = set(quoted(table["`transaction()` begins with"][column]))
+        assert options >= set(driver.transaction_options)
         file = f"{type(driver).__module__.rpartition('.')[2]}.py"
         assert table["file"][column] == f"`{file}`"
 
 
-def test_what_a_driver_can_override_is_listed() -> None:
-    listed = {name for row in rows(DRIVERS, "to tell the pool") for name in quoted(row[1])}
-    members = {name for name in vars(Driver) if not name.startswith("_")}
-    assert members - {"run"} <= listed
-    assert listed <= members | {"asyncdbpool.Driver"}
+@pytest.mark.parametrize(
+    ("kind", "table", "unlisted"),
+    [
+        (Driver, "to tell the pool", {"run", "native"}),
+        (NativeDriver, "of a native driver, to tell the pool", {"native"}),
+    ],
+)
+def test_what_a_driver_can_override_is_listed(kind: type, table: str, unlisted: set[str]) -> None:
+    listed = {name for row in rows(DRIVERS, table) for name in quoted(row[1])}
+    own = {name for name in vars(kind) if not name.startswith("_")}
+    common = {name for name in vars(BaseDriver) if not name.startswith("_")}
+    # What both kinds have is listed once, with the blocking ones.
+    assert (own | common if kind is Driver else own) - unlisted <= listed
+    assert listed <= own | common | {"guests"}
 
 
 # ------------------------------------------------------------------------------------------------
