@@ -84,7 +84,7 @@ class Lane:
             self._task = self._executor.loop.create_task(
                 self._make(self._job), name=self._name, context=context
             )
-            self._task.add_done_callback(self._never_began)
+            self._task.add_done_callback(self._task_ended)
 
     async def _make(self, job: Job) -> None:
         work, job.work = job.work, None
@@ -99,9 +99,11 @@ class Lane:
             job.error = error
         self._end(job)
 
-    def _never_began(self, task: asyncio.Task[None]) -> None:
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
         """End a job whose task was cancelled ahead of its first step, which leaves no trace."""
-        if task is self._task and self._job is not None and task.cancelled():
+        if not task.cancelled():
+            task.exception()  # an interrupt, which has come out of the loop already
+        elif task is self._task and self._job is not None:
             self._job.error = asyncio.CancelledError()
             self._end(self._job)
 

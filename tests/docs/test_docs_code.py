@@ -8,15 +8,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import httpx
 import asyncpg
+import httpx
 import MySQLdb
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from asyncdbpool import ConnectionPool, DatabaseConnector
-from support.documents import PAGES, README, Block, blocks
 from support.access import login
+from support.documents import PAGES, README, Block, blocks
 from support.servers import MariaDBServer, PostgresServer
 
 pymysql: Any = import_module("pymysql")  # comes with aiomysql; has no types
