@@ -41,20 +41,15 @@ class Lane:
         return self._task is not None
 
     def submit(self, work: Callable[[], Any], done: Done) -> Job:
-        """Queue a call, whose result may be awaitable; `done(value, error)` is called afterwards.
-
-        Raises:
-            PoolError: It would wait for the very call that it is made from.
-        """
-        if self._task is not None and _current_task() is self._task:
-            raise PoolError(
-                f"pool {self._executor.name!r}: a function that `run()` calls has the driver's "
-                "connection to itself; use that one, not the pool's proxy of it"
-            )
+        """Queue a call, whose result may be awaitable; `done(value, error)` is called then."""
         job = Job(work, done)
         self._waiting.append((job, copy_context()))
         self._go_on()
         return job
+
+    def is_called_from(self, task: asyncio.Task[Any] | None) -> bool:
+        """Tell whether what runs is this very task, which must not wait for its own end."""
+        return self._task is not None and task is self._task
 
     def blocking(self, work: Callable[[], Any]) -> Callable[[], Any]:
         """Have it made on a thread of anyio's."""
@@ -115,10 +110,3 @@ class Lane:
         self._job = self._task = None
         self._go_on()
         job.done(job.value, job.error)
-
-
-def _current_task() -> asyncio.Task[Any] | None:
-    try:
-        return asyncio.current_task()
-    except RuntimeError:  # called from outside of the loop
-        return None

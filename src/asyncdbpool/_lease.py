@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from asyncdbpool import _stacks
 from asyncdbpool._workers import Done, Job, raise_interrupt
-from asyncdbpool.errors import ConnectionReturned, WrongEventLoop
+from asyncdbpool.errors import ConnectionReturned, PoolError, WrongEventLoop
 from asyncdbpool.stats import Counters, LeaseInfo
 
 if TYPE_CHECKING:
@@ -140,6 +140,12 @@ class Lease:
         """Check, and note which task does it."""
         self.check_here()
         task = asyncio.current_task()
+        worker = self.record.worker
+        if worker is not None and worker.is_called_from(task):
+            raise PoolError(
+                f"pool {self.lender.name!r}: a function that `run()` calls has the driver's "
+                "connection to itself; use that one, not the pool's proxy of it"
+            )
         if task is not self._user():
             self._user = _nobody if task is None else weakref.ref(task)
         self.certain = True

@@ -61,6 +61,10 @@ class Hand(Protocol):
         """Queue a call; `done(value, error)` runs on the event loop afterwards."""
         ...
 
+    def is_called_from(self, task: asyncio.Task[Any] | None) -> bool:
+        """Tell whether a task is one of its own calls."""
+        ...
+
     def blocking(self, work: Callable[[], Any]) -> Callable[[], Any]:
         """Make of a call that may block one that can be submitted."""
         ...
@@ -96,6 +100,10 @@ class Worker:
         job = Job(work, done)
         self._jobs.put(job)
         return job
+
+    def is_called_from(self, task: asyncio.Task[Any] | None) -> bool:
+        """Say no: its calls run on the thread, and tasks do not."""
+        return False
 
     def blocking(self, work: Callable[[], Any]) -> Callable[[], Any]:
         """Return it as it is: blocking is what a thread is for."""

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from asyncdbpool.drivers import _mysql
-from asyncdbpool.drivers.native import Left, NativeCanceller, NativeDriver
+from asyncdbpool.drivers.native import Left, NativeCanceller, NativeDriver, no_way_back
 
 __all__ = ["AiomysqlDriver"]
 
@@ -148,7 +148,7 @@ class AiomysqlDriver(NativeDriver):
         elif raw.db:
             left.setdefault(name, partial(raw.select_db, raw.db))
         else:
-            left.setdefault(name, _raise_no_way_back)
+            left.setdefault(name, no_way_back)
 
     def remember(self, raw: Any) -> Any:
         """Autocommit is a method here, and the server tells its state."""
@@ -226,7 +226,3 @@ class AiomysqlDriver(NativeDriver):
 def _count(cursor: Any) -> int:
     count = cursor.rowcount
     return -1 if count is None or count == _UNKNOWN else int(count)
-
-
-def _raise_no_way_back() -> None:
-    raise LookupError("the connection was made without a database, so there is no way back")

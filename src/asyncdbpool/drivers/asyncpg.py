@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from asyncdbpool.drivers import _postgres
 from asyncdbpool.drivers.base import TRANSIENT
-from asyncdbpool.drivers.native import Left, NativeCanceller, NativeDriver
+from asyncdbpool.drivers.native import Left, NativeCanceller, NativeDriver, no_way_back
 
 __all__ = ["AsyncpgDriver"]
 
@@ -100,9 +100,9 @@ class AsyncpgDriver(NativeDriver):
         await self.begin(raw)
 
     async def commit(self, raw: Any) -> None:
-        """Commit asyncpg's own transaction, or one that a statement has begun."""
+        """Commit asyncpg's own transaction, also one that was left behind, or a statement's."""
         own = _own(raw)
-        await (raw.execute("COMMIT") if own is None else own.commit())
+        await (raw.execute("COMMIT") if own is None else own.__aexit__(None, None, None))
 
     async def rollback(self, raw: Any) -> None:
         """Roll back, as in `commit()`, also one whose `async with` block was left behind."""
@@ -115,7 +115,7 @@ class AsyncpgDriver(NativeDriver):
     # Sessions
 
     def note(self, raw: Any, name: str, arguments: Mapping[str, Any], left: Left) -> None:
-        """Note listeners, query loggers and codecs."""
+        """Note listeners and query loggers, and codecs, which nobody can restore."""
         values = tuple(arguments.values())
         if name in _REMOVED_BY:
             remove = getattr(raw, _REMOVED_BY[name])
@@ -123,11 +123,7 @@ class AsyncpgDriver(NativeDriver):
         elif name in _ADDED_BY:
             left.pop((_ADDED_BY[name], values), None)
         else:
-            codec, schema = arguments["typename"], arguments.get("schema", "public")
-            if name == "reset_type_codec":
-                left.pop(("codec", schema, codec), None)
-            else:
-                left["codec", schema, codec] = partial(raw.reset_type_codec, codec, schema=schema)
+            left["codec"] = no_way_back
 
     async def reset(self, raw: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Reset as asyncpg does: advisory locks, cursors, LISTENs and settings."""

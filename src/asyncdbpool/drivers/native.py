@@ -8,14 +8,20 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar
 
 from asyncdbpool.drivers.base import BaseDriver
+from asyncdbpool.errors import PoolError
 
-__all__ = ["Left", "NativeCanceller", "NativeDriver"]
+__all__ = ["Left", "NativeCanceller", "NativeDriver", "no_way_back"]
 
 NativeCanceller = Callable[[Callable[[], Awaitable[Mapping[str, Any]]]], Awaitable[None]]
 """Cancels what runs on one connection; takes a coroutine function that gives the credentials."""
 
 Left = dict[object, Callable[[], Any]]
 """What a borrower has left in a session, and how to take it back."""
+
+
+def no_way_back() -> None:
+    """Stand in `Left` for what cannot be taken back: the connection is closed."""
+    raise PoolError("what a borrower has left in this session cannot be taken back")
 
 
 class NativeDriver(BaseDriver, ABC):
