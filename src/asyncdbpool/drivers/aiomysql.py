@@ -14,7 +14,8 @@ __all__ = ["AiomysqlDriver"]
 _RESET_CONNECTION = 0x1F  # COM_RESET_CONNECTION
 _UNKNOWN = 2**64 - 1  # the rowcount of a result that is not read yet
 
-_IN_MEMORY = frozenset({"fetchone", "fetchmany", "fetchall", "scroll", "__anext__"})
+_READING = frozenset({"fetchone", "fetchmany", "fetchall", "scroll", "__anext__", "nextset"})
+_IN_MEMORY = _READING - {"nextset"}
 
 
 class AiomysqlDriver(NativeDriver):
@@ -214,6 +215,10 @@ class AiomysqlDriver(NativeDriver):
         return _mysql.number(error) in _mysql.SOON
 
     # Cursors
+
+    def loses_rows(self, owner: Any, name: str) -> bool:
+        """What is read from the wire is gone with its reader."""
+        return isinstance(owner, self.module.cursors.SSCursor) and name in _READING
 
     def takes_turn(self, owner: Any, name: str) -> bool:
         """A cursor that is not streamed has its rows in memory."""

@@ -174,6 +174,13 @@ class NativeDriver(BaseDriver, ABC):
 
     # What the driver's own objects offer
 
+    def loses_rows(self, owner: Any, name: str) -> bool:
+        """Tell whether rows of a guest are gone where a call of this method is cancelled.
+
+        Then it is of no use until one of its methods `execute...` or `callproc` is called.
+        """
+        return False
+
     def takes_turn(self, owner: Any, name: str) -> bool:
         """Tell whether a method talks to the server, so that it has to wait for its turn.
 

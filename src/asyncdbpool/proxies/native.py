@@ -48,10 +48,11 @@ class Guest:
         return _passed(self._connection, self._lease, self._raw, name, self._call)
 
     async def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.startswith("execute"):
+        driver = self._lease.session.driver
+        if name.startswith(("execute", "callproc")):
             self._torn = False
             self._lease.statement = args[0] if args else None
-        elif self._torn:
+        elif self._torn and driver.loses_rows(self._raw, name):
             raise PoolError(
                 f"pool {self._lease.lender.name!r}: rows of this cursor went with a call that was "
                 "cancelled; execute its statement again"
@@ -60,7 +61,7 @@ class Guest:
         try:
             result = await self._lease.call(call, self._raw, name, args, kwargs)
         except CancelledError:
-            self._torn = name.startswith(("fetch", "__anext__", "scroll"))
+            self._torn = self._torn or driver.loses_rows(self._raw, name)
             raise
         if result is self._raw:
             return self
