@@ -20,6 +20,8 @@ NAMES = {
     "DatabaseConnector",
     "Driver",
     "LeaseInfo",
+    "NativeConnection",
+    "NativeDriver",
     "PoolClosed",
     "PoolDeadlock",
     "PoolError",

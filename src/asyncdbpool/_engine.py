@@ -304,6 +304,7 @@ class Engine:
         record.orphans.add(token)
         if cancel:
             self.stock.cancelling.until_ended(record, token)
+            session_of(record).forsake(token)
         self.stock.watch(record)
 
     def answered(self, record: Record) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from contextvars import Context, copy_context
+from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from inspect import isawaitable
 from types import CoroutineType
@@ -16,7 +16,10 @@ import anyio
 from asyncdbpool._workers import Done, Executor, Job
 from asyncdbpool.errors import PoolError
 
-__all__ = ["Lane"]
+__all__ = ["Lane", "on_thread"]
+
+_enclosing: ContextVar[tuple[Job, ...]] = ContextVar("enclosing", default=())
+"""The jobs that a task was started from, directly or not."""
 
 
 class Lane:
@@ -47,13 +50,13 @@ class Lane:
         self._go_on()
         return job
 
-    def is_called_from(self, task: asyncio.Task[Any] | None) -> bool:
-        """Tell whether what runs is this very task, which must not wait for its own end."""
-        return self._task is not None and task is self._task
+    def encloses_caller(self) -> bool:
+        """Tell whether what runs has called this, and so must not wait for its own end."""
+        return self._job is not None and self._job in _enclosing.get()
 
     def blocking(self, work: Callable[[], Any]) -> Callable[[], Any]:
         """Have it made on a thread of anyio's."""
-        return partial(anyio.to_thread.run_sync, work)
+        return partial(on_thread, work)
 
     def interrupt(self) -> bool:
         """Cancel what runs; its caller gets a `PoolError`."""
@@ -76,14 +79,19 @@ class Lane:
         if self._job is None and self._waiting:
             self._job, context = self._waiting.popleft()
             self._cut = False
-            self._task = self._executor.loop.create_task(
-                self._make(self._job), name=self._name, context=context
+            # Not by `create_task()`, which may be set up to start it here and now.
+            self._task = asyncio.Task(
+                self._make(self._job),
+                loop=self._executor.loop,
+                name=self._name,
+                context=context,
             )
             self._task.add_done_callback(self._task_ended)
 
     async def _make(self, job: Job) -> None:
         work, job.work = job.work, None
         job.started = True
+        _enclosing.set((*_enclosing.get(), job))
         try:
             if work is not None and not job.dropped:
                 value = work()
@@ -92,6 +100,8 @@ class Lane:
                 job.value = value
         except BaseException as error:  # noqa: BLE001 - it is raised again where it is awaited
             job.error = error
+        finally:
+            del work  # an error's frames lead back to this one
         self._end(job)
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
@@ -109,4 +119,9 @@ class Lane:
             )
         self._job = self._task = None
         self._go_on()
-        job.done(job.value, job.error)
+        job.tell()
+
+
+async def on_thread(work: Callable[[], Any]) -> Any:
+    """Make a blocking call on a thread that is not one of those the application waits for."""
+    return await anyio.to_thread.run_sync(work, limiter=anyio.CapacityLimiter(1))

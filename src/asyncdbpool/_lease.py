@@ -141,7 +141,7 @@ class Lease:
         self.check_here()
         task = asyncio.current_task()
         worker = self.record.worker
-        if worker is not None and worker.is_called_from(task):
+        if worker is not None and worker.encloses_caller():
             raise PoolError(
                 f"pool {self.lender.name!r}: a function that `run()` calls has the driver's "
                 "connection to itself; use that one, not the pool's proxy of it"
@@ -179,15 +179,16 @@ class Lease:
         """
         self.use()
         future = self.lender.loop.create_future()
+        token = object()
         if core is not None:
             core.pending += 1
-        self.record.tokens[future] = None
+        self.record.tokens[token] = None
         job = self.lender.submit(
             self.record,
             partial(
-                self._perform, operation, args, must_run=must_run, token=future if cancel else None
+                self._perform, operation, args, must_run=must_run, token=token if cancel else None
             ),
-            partial(self._answer, core, future),
+            partial(self._answer, core, token, future),
         )
         try:
             value, error = await future
@@ -196,8 +197,8 @@ class Lease:
                 job.dropped = not must_run
                 if cancel:
                     self.lender.counters.cancelled += 1
-                if job.started and future in self.record.tokens:  # it runs, for nobody
-                    self.lender.orphaned(self.record, future, cancel=cancel)
+                if job.started and token in self.record.tokens:  # it runs, for nobody
+                    self.lender.orphaned(self.record, token, cancel=cancel)
             else:
                 raise_interrupt(future.result()[1])
             raise
@@ -205,7 +206,7 @@ class Lease:
             try:
                 raise error
             finally:
-                del error, future  # no cycle of exception, traceback and frame
+                del error, future, job  # no cycle of exception, traceback and frame
         return value
 
     def _perform(
@@ -224,13 +225,14 @@ class Lease:
     def _answer(
         self,
         core: CursorCore | None,
+        token: object,
         future: asyncio.Future[Any],
         value: Any,
         error: BaseException | None,
     ) -> None:
         record = self.record
-        record.tokens.pop(future, None)
-        record.orphans.discard(future)
+        record.tokens.pop(token, None)
+        record.orphans.discard(token)
         if core is not None:
             core.pending -= 1
         if future.cancelled():

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
+from asyncdbpool._lanes import on_thread
 from asyncdbpool._queries import column_of
-from asyncdbpool._standing import Standing
+from asyncdbpool._standing import SEVERAL, Standing
 from asyncdbpool._wire import Wire
 from asyncdbpool.errors import PoolError
 
@@ -61,10 +62,13 @@ class NativeSession:
         self.lost = False
         self.canceller: NativeCanceller | None = None
         self._wire = Wire(driver.fileno(raw))
+        self._dropped = False
         self._memory: Any = None
         self._left: Left = {}
         self._options: Mapping[str, Any] = {}  # what the outermost block was begun with
         self._running: object = None  # the token of what runs
+        self._in_users_hands = False  # it waits for the user's own code
+        self._interrupted = False  # that was cancelled
         self._hit = False  # a cancel has been sent for it
         self._cancel_under_way: tuple[anyio.CancelScope, asyncio.Event] | None = None
 
@@ -134,13 +138,14 @@ class NativeSession:
         failure: BaseException | None = None
         self.standing.begin_operation()
         self._running, self._hit = token, False
+        self._in_users_hands = self._interrupted = False
         try:
             if not ends:
                 self.standing.refuse_if_broken()
             return await operation(*args)
         except BaseException as error:
             failure = error
-            self.lost = self.lost or self._is_lost(error)
+            self.lost = self.lost or self.driver.is_disconnect(error, self.raw)
             raise
         finally:
             self._running = None
@@ -148,20 +153,20 @@ class NativeSession:
             self.standing.end_operation(self.raw, failure, hit=hit, ends=ends)
             del failure  # no cycle of exception, traceback and frame
 
-    def _is_lost(self, error: BaseException) -> bool:
-        return self.driver.is_closed(self.raw) or self.driver.is_disconnect(error, self.raw)
-
     async def _survive_cancel(self) -> bool:
         """Wait for a cancel that is on its way, and see to it that it hits nothing later."""
         if self._cancel_under_way is not None:
             await self._cancel_under_way[1].wait()
-        if not self._hit:
+        if not (self._hit or self._interrupted):
             return False
         try:
-            await self.driver.absorb_cancel(self.raw)
+            if self._interrupted:
+                await self.driver.settle(self.raw)
+            if self._hit:
+                await self.driver.absorb_cancel(self.raw)
         except BaseException as error:
             self.doubtful = True
-            self.lost = self.lost or self._is_lost(error)
+            self.lost = self.lost or self.driver.is_disconnect(error, self.raw)
             if not isinstance(error, Exception):
                 raise
         return True
@@ -180,6 +185,23 @@ class NativeSession:
             finally:
                 self._cancel_under_way = None
                 over.set()
+
+    def forsake(self, token: object) -> None:
+        """Cancel what runs for a token whose caller has gone, where it is the user's own code.
+
+        A driver that does not survive that is given a moment to see the cancel in the database.
+        """
+        if self._running is token and self._in_users_hands and not self._interrupted:
+            if self.driver.survives_cancellation:
+                self._interrupt(token)
+            else:
+                loop = asyncio.get_running_loop()
+                loop.call_later(_TO_NOTICE, self._interrupt, token)
+
+    def _interrupt(self, token: object) -> None:
+        if self._running is token:
+            self._interrupted = True
+            self._worker.interrupt()
 
     # Operations
 
@@ -207,6 +229,7 @@ class NativeSession:
         self, owner: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Call a method of the driver's own connection, or of a guest's, in its turn."""
+        self._in_users_hands = name in self.driver.calls_users_code
         self._note(owner, name, args, kwargs)
         return await getattr(owner, name)(*args, **kwargs)
 
@@ -248,17 +271,11 @@ class NativeSession:
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Any:
         """Call `fn(raw, *args, **kwargs)`."""
+        self._in_users_hands = True
         try:
             return await fn(self.raw, *args, **kwargs)
         finally:
             self.standing.doubt(self.raw)  # it may swallow an error
-
-    async def apply_once(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Any:
-        """Call it in a transaction of its own, which `once()` ends."""
-        await self.driver.begin_run(self.raw)
-        return await self.apply(fn, args, kwargs)
 
     async def begin(self, block: object, options: Mapping[str, Any]) -> int:
         """Open a transaction, or a savepoint inside of one; return how deep it is."""
@@ -320,6 +337,8 @@ class NativeSession:
     async def once(self, work: str, *args: Any) -> Any:
         """Run a one-shot: an operation and the end of its transaction in one go."""
         try:
+            if work in SEVERAL:
+                await self.driver.begin_once(self.raw, work)
             result = await getattr(self, work)(*args)
             self._refuse_if_hit()
             await self._commit()
@@ -353,6 +372,9 @@ class NativeSession:
         standing.start_over()
         if driver.is_unread(raw):
             await driver.drain(raw)
+        while self._left:
+            _, take_back = self._left.popitem()
+            await _awaited(take_back())
         if cleanup == "reset":
             if not driver.can_reset:
                 return False
@@ -363,9 +385,6 @@ class NativeSession:
         elif cleanup is not None:
             await _awaited(cleanup(raw))
             standing.end()  # taken at its word, where the driver does not know better
-        while self._left:
-            _, take_back = self._left.popitem()
-            await _awaited(take_back())
         if driver.is_altered(raw, self._memory):
             await driver.restore(raw, self._memory)
         standing.look(raw)
@@ -382,21 +401,21 @@ class NativeSession:
 
     async def close(self) -> None:
         """Close the connection, whatever state it is in."""
-        raw = self.raw
+        gone = self._dropped or self.lost or self.hung_up or self.driver.is_closed(self.raw)
         try:
-            if raw is not None and not (self.lost or self.hung_up or self.driver.is_closed(raw)):
-                await self.driver.close(raw)
+            if not gone:
+                await self.driver.close(self.raw)
         finally:
             self.drop()
 
     def drop(self) -> None:
         """Close the connection at once, also where its event loop is closed already."""
-        raw, self.raw = self.raw, None
-        if raw is not None:
+        if not self._dropped:
+            self._dropped = True
             self._wire.shut_down()
             with suppress(Exception):  # without its loop a driver cannot do more
-                self.driver.terminate(raw)
-        self._wire.close()
+                self.driver.terminate(self.raw)
+            self._wire.close()
 
     def hang_up(self) -> bool:
         """Shut the socket down, and a little later cancel what runs all the same."""
@@ -414,7 +433,7 @@ _ENDS = (NativeSession.commit, NativeSession.rollback, NativeSession.withdraw)
 
 async def _answer(ask: Callable[[], Mapping[str, Any]] | None) -> Mapping[str, Any]:
     """Ask for the credentials on a thread, since that may block."""
-    return {} if ask is None else await anyio.to_thread.run_sync(ask)
+    return {} if ask is None else await on_thread(ask)
 
 
 async def _awaited(result: Any) -> Any:

@@ -61,6 +61,10 @@ class BaseSession(Protocol):
         """Run a statement and return one column of its first row, or None."""
         ...
 
+    def execute_many(self, sql: Any, params: Any) -> Any:
+        """Run a statement once for each set of parameters and return the rowcount."""
+        ...
+
     def apply(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Any:
@@ -86,6 +90,9 @@ class BaseSession(Protocol):
     def once(self, work: str, *args: Any) -> Any:
         """Run an operation, by its name, and end its transaction."""
         ...
+
+    def forsake(self, token: object) -> None:
+        """End what runs for a token whose caller has gone, so far as the database is not asked."""
 
     def let_go(self) -> Callable[[], Any] | None:
         """Take leave of the borrower of a clean connection; return what is to be done later."""

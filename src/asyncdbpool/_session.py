@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from asyncdbpool import _queries
 from asyncdbpool._cursor import CursorCore
 from asyncdbpool._gate import Gate
-from asyncdbpool._standing import Standing
+from asyncdbpool._standing import SEVERAL, Standing
 from asyncdbpool._wire import Wire
 from asyncdbpool.errors import PoolError
 
@@ -197,6 +197,9 @@ class Session:
         setattr(self.raw, name, value)
         self._undo.setdefault(name, before)
 
+    def forsake(self, token: object) -> None:
+        """Do nothing: a function on a thread cannot be stopped."""
+
     # Operations
 
     def fetch_all(self, sql: Any, params: Any) -> list[Any]:
@@ -242,8 +245,6 @@ class Session:
         self.altered = True
         self.standing.doubt(self.raw)  # it may swallow an error
         return fn(self.raw, *args, **kwargs)
-
-    apply_once = apply
 
     def begin(self, block: object, options: Mapping[str, Any]) -> int:
         """Open a transaction, or a savepoint inside of one; return how deep it is."""
@@ -294,6 +295,8 @@ class Session:
     def once(self, work: str, *args: Any) -> Any:
         """Run a one-shot: an operation and the end of its transaction in one go."""
         try:
+            if work in SEVERAL:
+                self.driver.begin_once(self.raw, work)
             result = getattr(self, work)(*args)
             self._refuse_if_hit()
             self.sweep_all()

@@ -9,7 +9,10 @@ from asyncdbpool.errors import PoolError
 if TYPE_CHECKING:
     from asyncdbpool.drivers import BaseDriver
 
-__all__ = ["Standing"]
+__all__ = ["SEVERAL", "Standing"]
+
+SEVERAL = ("execute_many", "apply")
+"""The operations that may be more than one statement each."""
 
 
 class Standing:

@@ -42,6 +42,15 @@ class Job:
         except BaseException as error:  # noqa: BLE001 - it is raised again where it is awaited
             self.error = error
             _forget_locals(error)
+        finally:
+            del work  # an error's frames lead back to this one
+
+    def tell(self) -> None:
+        """Tell how it ended, on the loop, and forget it: no cycle of error and frame stays."""
+        done, value, error = self.done, self.value, self.error
+        self.done = _told
+        self.value = self.error = None
+        done(value, error)
 
 
 class Hand(Protocol):
@@ -61,8 +70,8 @@ class Hand(Protocol):
         """Queue a call; `done(value, error)` runs on the event loop afterwards."""
         ...
 
-    def is_called_from(self, task: asyncio.Task[Any] | None) -> bool:
-        """Tell whether a task is one of its own calls."""
+    def encloses_caller(self) -> bool:
+        """Tell whether one of its own calls is asking, directly or not."""
         ...
 
     def blocking(self, work: Callable[[], Any]) -> Callable[[], Any]:
@@ -101,8 +110,8 @@ class Worker:
         self._jobs.put(job)
         return job
 
-    def is_called_from(self, task: asyncio.Task[Any] | None) -> bool:
-        """Say no: its calls run on the thread, and tasks do not."""
+    def encloses_caller(self) -> bool:
+        """Say no: its calls run on the thread, and no task does."""
         return False
 
     def blocking(self, work: Callable[[], Any]) -> Callable[[], Any]:
@@ -218,12 +227,16 @@ class Executor:
         while self._finished:
             job = self._finished.popleft()
             try:
-                job.done(job.value, job.error)
+                job.tell()
             except BaseException:
                 if self._finished and not self._woken:  # the others must not suffer
                     self._woken = True
                     self.loop.call_soon(self._drain)
                 raise
+
+
+def _told(value: Any, error: BaseException | None) -> None:
+    """Stand for whoever has been told."""
 
 
 def raise_interrupt(error: BaseException | None) -> None:

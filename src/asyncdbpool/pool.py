@@ -445,7 +445,7 @@ class ConnectionPool:
         """
         checked_kind("fn", fn, native=self._driver.native)
         name = getattr(fn, "__qualname__", type(fn).__name__)
-        return await self._once("apply_once", fn, args, kwargs, statement=name)
+        return await self._once("apply", fn, args, kwargs, statement=name)
 
     async def _once(self, work: str, *args: Any, statement: Any = None) -> Any:
         """Borrow, have one of the session's operations done as a one-shot, and return."""

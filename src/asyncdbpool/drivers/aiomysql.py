@@ -111,10 +111,6 @@ class AiomysqlDriver(NativeDriver):
         if raw.get_autocommit():
             await raw.begin()
 
-    async def begin_run(self, raw: Any) -> None:
-        """Begin in autocommit, so that a function in `run()` does all of it or nothing."""
-        await self.begin(raw)
-
     async def commit(self, raw: Any) -> None:
         """Commit."""
         await raw.commit()
@@ -152,16 +148,19 @@ class AiomysqlDriver(NativeDriver):
             left.setdefault(name, no_way_back)
 
     def remember(self, raw: Any) -> Any:
-        """Autocommit is a method here, and the server tells its state."""
-        return raw.get_autocommit()
+        """Autocommit is a method here; and `ping()` may put another connection in its place."""
+        return raw.get_autocommit(), raw.thread_id()
 
     def is_altered(self, raw: Any, memory: Any) -> bool:
         """Compare with what the server has told last."""
-        return bool(raw.get_autocommit() != memory)
+        return bool(self.remember(raw) != memory)
 
     async def restore(self, raw: Any, memory: Any) -> None:
         """Set autocommit again."""
-        await raw.autocommit(memory)
+        autocommit, number = memory
+        if raw.thread_id() != number:
+            no_way_back()
+        await raw.autocommit(autocommit)
 
     async def reset(self, raw: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """`COM_RESET_CONNECTION`, and what aiomysql does after a connect."""
@@ -182,13 +181,12 @@ class AiomysqlDriver(NativeDriver):
         self, raw: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> NativeCanceller | None:
         """`KILL QUERY` on a side connection, which is closed again."""
-        number = raw.thread_id()
         plainly = {"init_command": None, "sql_mode": None, "autocommit": None}
 
         async def kill(ask: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
             side = await self.connect(args, {**kwargs, **await ask(), **plainly})
             try:
-                await self.run(side, f"KILL QUERY {number}")
+                await self.run(side, f"KILL QUERY {raw.thread_id()}")
             finally:
                 side.close()
 
@@ -196,19 +194,20 @@ class AiomysqlDriver(NativeDriver):
 
     async def absorb_cancel(self, raw: Any) -> None:
         """Let a kill that came too late hit a statement that does nothing."""
-        for work in (self.drain(raw), self.run(raw, "DO 0")):
+        do_nothing = partial(self.run, raw, "DO 0")
+        for work in (partial(self.drain, raw), do_nothing):
             try:
-                await work
+                await work()
             except self.module.OperationalError as error:
                 if _mysql.number(error) != _mysql.INTERRUPTED:
                     raise
-        await self.run(raw, "DO 0")
+        await do_nothing()
 
     # Errors
 
     def is_disconnect(self, error: BaseException, raw: Any) -> bool:
         """A lost or killed connection, or a server that became read-only."""
-        return _mysql.number(error) in _mysql.LOST
+        return isinstance(error, self.module.Error) and _mysql.number(error) in _mysql.LOST
 
     def is_transient(self, error: BaseException) -> bool:
         """Refused, lost while connecting, too many connections, shutting down."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from asyncdbpool.drivers import _postgres
@@ -14,13 +14,7 @@ from asyncdbpool.drivers.native import Left, NativeCanceller, NativeDriver, no_w
 
 __all__ = ["AsyncpgDriver"]
 
-_REMOVED_BY = {
-    "add_listener": "remove_listener",
-    "add_log_listener": "remove_log_listener",
-    "add_termination_listener": "remove_termination_listener",
-    "add_query_logger": "remove_query_logger",
-}
-_ADDED_BY = {remove: add for add, remove in _REMOVED_BY.items()}
+_CALLBACKS = ("log_listener", "termination_listener", "query_logger")
 _CODECS = ("set_type_codec", "set_builtin_type_codec", "reset_type_codec")
 
 _SOON = _postgres.SOON | {"08001", "08003", "08006"}
@@ -32,8 +26,14 @@ class AsyncpgDriver(NativeDriver):
 
     transaction_options: ClassVar[tuple[str, ...]] = ("isolation", "readonly", "deferrable")
     can_reset: ClassVar[bool] = True
-    noted: ClassVar[frozenset[str]] = frozenset({*_REMOVED_BY, *_ADDED_BY, *_CODECS})
-    calls_back: ClassVar[frozenset[str]] = frozenset({*_REMOVED_BY, *_ADDED_BY})
+    survives_cancellation: ClassVar[bool] = True
+    calls_users_code: ClassVar[frozenset[str]] = frozenset(
+        {"copy_from_table", "copy_from_query", "copy_to_table", "copy_records_to_table"}
+    )
+    noted: ClassVar[frozenset[str]] = frozenset(_CODECS)
+    calls_back: ClassVar[frozenset[str]] = frozenset(
+        f"{do}_{kind}" for do in ("add", "remove") for kind in ("listener", *_CALLBACKS)
+    )
 
     def __init__(self, module: Any) -> None:
         super().__init__(module)
@@ -62,6 +62,11 @@ class AsyncpgDriver(NativeDriver):
         return None if handle is None else handle.fileno()
 
     # Statements
+
+    async def settle(self, raw: Any) -> None:
+        """Run a statement, which waits for the end of asyncpg's own cancelling."""
+        with suppress(self.module.InFailedSQLTransactionError):
+            await raw.execute("SELECT 1")
 
     async def run(self, raw: Any, sql: str) -> None:
         """Run a statement with the simple protocol."""
@@ -92,12 +97,17 @@ class AsyncpgDriver(NativeDriver):
         return None if raw.is_closed() else raw.is_in_transaction() or _own(raw) is not None
 
     async def begin(self, raw: Any, **options: Any) -> None:
-        """Begin with asyncpg's own transaction, so that a function in `run()` can nest another."""
-        await raw.transaction(**options).start()
+        """Begin with asyncpg's own transaction, so that a function in `run()` can nest another.
 
-    async def begin_run(self, raw: Any) -> None:
-        """Begin: asyncpg would commit each statement by itself."""
-        await self.begin(raw)
+        What was begun before is taken over, as with every driver.
+        """
+        if options or not self.in_transaction(raw):
+            await raw.transaction(**options).start()
+
+    async def begin_once(self, raw: Any, work: str) -> None:
+        """Begin for a function: asyncpg would commit each of its statements by itself."""
+        if work == "apply":
+            await self.begin(raw)
 
     async def commit(self, raw: Any) -> None:
         """Commit asyncpg's own transaction, also one that was left behind, or a statement's."""
@@ -115,15 +125,40 @@ class AsyncpgDriver(NativeDriver):
     # Sessions
 
     def note(self, raw: Any, name: str, arguments: Mapping[str, Any], left: Left) -> None:
-        """Note listeners and query loggers, and codecs, which nobody can restore."""
-        values = tuple(arguments.values())
-        if name in _REMOVED_BY:
-            remove = getattr(raw, _REMOVED_BY[name])
-            left[name, values] = partial(remove, *values)
-        elif name in _ADDED_BY:
-            left.pop((_ADDED_BY[name], values), None)
-        else:
-            left["codec"] = no_way_back
+        """Note codecs: nobody can tell what they have replaced."""
+        left["codec"] = no_way_back
+
+    def remember(self, raw: Any) -> Any:
+        """Take down who is called back, which asyncpg keeps to itself."""
+        channels = {channel: set(fns) for channel, fns in _listeners(raw).items()}
+        return channels, {kind: set(_called_back(raw, kind)) for kind in _CALLBACKS}
+
+    def is_altered(self, raw: Any, memory: Any) -> bool:
+        """Compare with who was called back then."""
+        channels, others = memory
+        return _listeners(raw) != channels or any(
+            _called_back(raw, kind) != fns for kind, fns in others.items()
+        )
+
+    async def restore(self, raw: Any, memory: Any) -> None:
+        """Remove who was added, and add who was removed."""
+        channels, others = memory
+        now = {channel: set(fns) for channel, fns in _listeners(raw).items()}
+        for channel in now.keys() | channels.keys():
+            before, after = channels.get(channel, set()), now.get(channel, set())
+            if channel in now and not after:  # asyncpg listens for a callback that it has refused
+                await raw.add_listener(channel, _nobody)
+                await raw.remove_listener(channel, _nobody)
+            for callback in after - before:
+                await raw.remove_listener(channel, callback.cb)
+            for callback in before - after:
+                await raw.add_listener(channel, callback.cb)
+        for kind, before in others.items():
+            after = set(_called_back(raw, kind))
+            for callback in after - before:
+                getattr(raw, f"remove_{kind}")(callback.cb)
+            for callback in before - after:
+                getattr(raw, f"add_{kind}")(callback.cb)
 
     async def reset(self, raw: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Reset as asyncpg does: advisory locks, cursors, LISTENs and settings."""
@@ -153,9 +188,14 @@ class AsyncpgDriver(NativeDriver):
     # Errors
 
     def is_disconnect(self, error: BaseException, raw: Any) -> bool:
-        """A lost connection, an administrator's shutdown, or a server that became read-only."""
-        lost = _postgres.is_lost(getattr(error, "sqlstate", None))
-        return lost or super().is_disconnect(error, raw)
+        """A lost connection, an administrator's shutdown, or a server that became read-only.
+
+        Not a connection that this side has aborted.
+        """
+        if _postgres.is_lost(getattr(error, "sqlstate", None)):
+            return not getattr(raw, "_aborted", False)
+        is_closed = isinstance(error, self.module.InterfaceError) and raw.is_closed()
+        return is_closed and not getattr(raw, "_aborted", False)
 
     def is_transient(self, error: BaseException) -> bool:
         """Refused, reset, timed out, starting up, in recovery, too many connections."""
@@ -170,6 +210,18 @@ class AsyncpgDriver(NativeDriver):
 def _own(raw: Any) -> Any:
     """Return asyncpg's transaction that is open, or None."""
     return getattr(raw, "_top_xact", None)
+
+
+def _nobody(*args: Any) -> None:
+    """Stand for a callback."""
+
+
+def _listeners(raw: Any) -> dict[str, set[Any]]:
+    return getattr(raw, "_listeners", {})
+
+
+def _called_back(raw: Any, kind: str) -> set[Any]:
+    return getattr(raw, f"_{kind}s", set())
 
 
 def _spread(params: Any) -> tuple[Any, ...]:

@@ -48,6 +48,18 @@ class Driver(BaseDriver):
     def begin(self, raw: Any) -> None:
         """Open a transaction, where the connection does not do so by itself, as PEP 249 says."""
 
+    def begin_once(self, raw: Any, work: str) -> None:
+        """Open the transaction of a one-shot of several statements, where nothing else does.
+
+        Args:
+            raw: The driver's connection.
+            work: `"execute_many"`, which is all or nothing, or `"apply"`: a function that `run()`
+                calls, which may want to be outside of a transaction where the user has chosen
+                autocommit.
+        """
+        if work == "execute_many":
+            self.begin(raw)
+
     def commit(self, raw: Any) -> None:
         """Commit."""
         raw.commit()

@@ -32,6 +32,9 @@ class NativeDriver(BaseDriver, ABC):
     connection, and meet no cancellation but one that closes the connection.
 
     Attributes:
+        survives_cancellation: Whether a connection is of use after one of the driver's coroutines
+            was cancelled.
+        calls_users_code: The connection's methods that await what the user gives them.
         noted: The connection's methods that `note()` wants to hear of.
         calls_back: The connection's methods whose callback is given the connection.
         guests: The classes of what is made from a connection and goes with it: cursors,
@@ -39,6 +42,8 @@ class NativeDriver(BaseDriver, ABC):
     """
 
     native: ClassVar[bool] = True
+    survives_cancellation: ClassVar[bool] = False
+    calls_users_code: ClassVar[frozenset[str]] = frozenset()
     noted: ClassVar[frozenset[str]] = frozenset()
     calls_back: ClassVar[frozenset[str]] = frozenset()
 
@@ -93,8 +98,10 @@ class NativeDriver(BaseDriver, ABC):
         """Open a transaction."""
         await self.run(raw, "BEGIN")
 
-    async def begin_run(self, raw: Any) -> None:
-        """Open the transaction of a function that `run()` calls, where nothing else does."""
+    async def begin_once(self, raw: Any, work: str) -> None:
+        """Open the transaction of a one-shot of several statements, as `Driver.begin_once()`."""
+        if work == "execute_many":
+            await self.begin(raw)
 
     async def commit(self, raw: Any) -> None:
         """Commit."""
@@ -168,6 +175,9 @@ class NativeDriver(BaseDriver, ABC):
         Returns:
             The function, or None where there is no way.
         """
+
+    async def settle(self, raw: Any) -> None:
+        """Wait until the driver has done with a coroutine of its own that was cancelled."""
 
     async def absorb_cancel(self, raw: Any) -> None:
         """Make sure that a cancel that came too late does not hit the next statement."""

@@ -84,6 +84,11 @@ class Connection:
         """Run a statement and return one column of its first row or None, in one hop."""
         return await self._query(self._lease.session.fetch_val, sql, params, column)
 
+    async def execute_many(self, sql: Any, params: Any) -> int:
+        """Run a statement once for each set of parameters and return the rowcount, in one hop."""
+        count: int = await self._query(self._lease.session.execute_many, sql, params)
+        return count
+
     async def _query(self, query: Callable[..., Any], sql: Any, *args: Any) -> Any:
         self._lease.statement = sql
         return await self._lease.call(query, sql, *args)

@@ -35,11 +35,23 @@ class Guest:
 
     __slots__ = ("__weakref__", "_connection", "_lease", "_raw", "_torn")
 
+    _connection: NativeConnection
+    _lease: Lease
+    _raw: Any
+    _torn: bool
+
     def __init__(self, connection: NativeConnection, lease: Lease, raw: Any) -> None:
-        self._connection = connection
-        self._lease = lease
-        self._raw = raw
-        self._torn = False  # rows may have gone with a call that was cancelled
+        for name, value in (("_connection", connection), ("_lease", lease), ("_raw", raw)):
+            object.__setattr__(self, name, value)
+        self._tear(False)
+
+    def _tear(self, torn: bool) -> None:
+        """Note whether rows have gone with a call that was cancelled."""
+        object.__setattr__(self, "_torn", torn)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._lease.check()
+        setattr(self._raw, name, value)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -50,7 +62,7 @@ class Guest:
     async def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         driver = self._lease.session.driver
         if name.startswith(("execute", "callproc")):
-            self._torn = False
+            self._tear(False)
             self._lease.statement = args[0] if args else None
         elif self._torn and driver.loses_rows(self._raw, name):
             raise PoolError(
@@ -61,7 +73,7 @@ class Guest:
         try:
             result = await self._lease.call(call, self._raw, name, args, kwargs)
         except CancelledError:
-            self._torn = self._torn or driver.loses_rows(self._raw, name)
+            self._tear(self._torn or driver.loses_rows(self._raw, name))
             raise
         if result is self._raw:
             return self
@@ -162,11 +174,6 @@ class NativeConnection(Connection):
         cursor = await self.cursor()
         await getattr(cursor, method)(sql, *args, **kwargs)
         return cursor
-
-    async def execute_many(self, sql: Any, params: Any) -> int:
-        """Run a statement for each set of parameters and return the rowcount, -1 if unknown."""
-        count: int = await self._query(_session(self._lease).execute_many, sql, params)
-        return count
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
