@@ -280,6 +280,7 @@ class NativeSession:
     async def begin(self, block: object, options: Mapping[str, Any]) -> int:
         """Open a transaction, or a savepoint inside of one; return how deep it is."""
         blocks = self.standing.blocks
+        await self._make_way()
         if blocks:
             if options and options != self._options:
                 raise PoolError(
@@ -302,17 +303,25 @@ class NativeSession:
             if block is not None and standing.blocks:
                 await self.driver.release_savepoint(self.raw, standing.savepoint)
             else:
-                await self._commit()
+                await self._commit(checked=block is not None)
         except BaseException:
             if block is not None:
                 with suppress(Exception):  # the first error counts
                     await self._roll_back(nested=bool(standing.blocks))
             raise
 
-    async def _commit(self) -> None:
+    async def _commit(self, *, checked: bool) -> None:
+        await self._make_way()
         if self.standing.wants_end(self.raw):
+            if checked and self.standing.shaken:
+                await self.driver.confirm(self.raw)
             await self.driver.commit(self.raw)
         self.standing.end()
+
+    async def _make_way(self) -> None:
+        """Read what is left of an answer ahead of a statement of the pool's own."""
+        if self.driver.is_unread(self.raw):
+            await self.driver.drain(self.raw)
 
     async def rollback(self, block: object = None) -> None:
         """Roll back, or to the savepoint of a nested block."""
@@ -321,6 +330,7 @@ class NativeSession:
 
     async def _roll_back(self, *, nested: bool) -> None:
         standing = self.standing
+        await self._make_way()
         if not nested:
             standing.broken = False
             if standing.wants_end(self.raw):
@@ -341,7 +351,7 @@ class NativeSession:
                 await self.driver.begin_once(self.raw, work)
             result = await getattr(self, work)(*args)
             self._refuse_if_hit()
-            await self._commit()
+            await self._commit(checked=True)
         except BaseException:
             self.standing.doubt(self.raw)
             with suppress(Exception):  # the first error counts; what is left is cleaned up later
@@ -370,8 +380,7 @@ class NativeSession:
         if driver.is_closed(raw):
             return False
         standing.start_over()
-        if driver.is_unread(raw):
-            await driver.drain(raw)
+        await self._make_way()
         while self._left:
             _, take_back = self._left.popitem()
             await _awaited(take_back())

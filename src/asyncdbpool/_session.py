@@ -265,13 +265,18 @@ class Session:
             if block is not None and standing.blocks:
                 self.driver.release_savepoint(self.raw, standing.savepoint)
             else:
-                self.driver.commit(self.raw)
-                standing.end()
+                self._commit(checked=block is not None)
         except BaseException:
             if block is not None:
                 with suppress(Exception):  # the first error counts
                     self._roll_back(nested=bool(standing.blocks))
             raise
+
+    def _commit(self, *, checked: bool) -> None:
+        if checked and self.standing.shaken:
+            self.driver.confirm(self.raw)
+        self.driver.commit(self.raw)
+        self.standing.end()
 
     def rollback(self, block: object = None) -> None:
         """Roll back, or to the savepoint of a nested block."""
@@ -301,7 +306,7 @@ class Session:
             self._refuse_if_hit()
             self.sweep_all()
             if self.standing.wants_end(self.raw):
-                self.commit()
+                self._commit(checked=True)
         except BaseException:
             with suppress(Exception):  # the first error counts; what is left is cleaned up later
                 self.standing.doubt(self.raw)

@@ -22,9 +22,20 @@ class Standing:
         open: True unless it is proven that no transaction is open.
         blocks: The open `transaction()` blocks, outermost first.
         broken: True where the database has rolled back what the borrower believes in.
+        shaken: True where a statement of the transaction may have failed.
     """
 
-    __slots__ = ("_driver", "_ended", "_known", "_pool", "_unsure", "blocks", "broken", "open")
+    __slots__ = (
+        "_driver",
+        "_ended",
+        "_known",
+        "_pool",
+        "_unsure",
+        "blocks",
+        "broken",
+        "open",
+        "shaken",
+    )
 
     def __init__(self, pool: str, driver: BaseDriver) -> None:
         self._pool = pool
@@ -35,6 +46,7 @@ class Standing:
         self.open = False
         self.blocks: list[object] = []
         self.broken = False
+        self.shaken = False
 
     def begin_operation(self) -> None:
         """Forget how the last operation ended."""
@@ -74,6 +86,7 @@ class Standing:
 
     def doubt(self, raw: Any) -> None:
         """Note that a statement may have failed, unseen by the driver's own account."""
+        self.shaken = True
         try:
             self._unsure = self._unsure or self._driver.is_blind_after_error(raw)
         except Exception:  # noqa: BLE001 - as above
@@ -86,7 +99,7 @@ class Standing:
     def end(self) -> None:
         """Note that the whole transaction was committed or rolled back."""
         self._ended = True
-        self._unsure = False
+        self._unsure = self.shaken = False
 
     def start_over(self) -> None:
         """Forget the borrower; where nothing was open, nothing has to be ended."""

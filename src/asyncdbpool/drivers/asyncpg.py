@@ -109,6 +109,10 @@ class AsyncpgDriver(NativeDriver):
         if work == "apply":
             await self.begin(raw)
 
+    async def confirm(self, raw: Any) -> None:
+        """Ask the server: asyncpg does not tell that PostgreSQL answers COMMIT with ROLLBACK."""
+        await self.run(raw, "SELECT 1")
+
     async def commit(self, raw: Any) -> None:
         """Commit asyncpg's own transaction, also one that was left behind, or a statement's."""
         own = _own(raw)

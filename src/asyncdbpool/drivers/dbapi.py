@@ -60,6 +60,13 @@ class Driver(BaseDriver):
         if work == "execute_many":
             self.begin(raw)
 
+    def confirm(self, raw: Any) -> None:
+        """Raise where the open transaction has failed, so that a commit would be a rollback.
+
+        Asked ahead of the commit of a `transaction()` block or a one-shot, if a statement of it
+        may have failed and nobody minded.
+        """
+
     def commit(self, raw: Any) -> None:
         """Commit."""
         raw.commit()

@@ -103,6 +103,9 @@ class NativeDriver(BaseDriver, ABC):
         if work == "execute_many":
             await self.begin(raw)
 
+    async def confirm(self, raw: Any) -> None:
+        """Raise where the open transaction has failed, as `Driver.confirm()`."""
+
     async def commit(self, raw: Any) -> None:
         """Commit."""
         await self.run(raw, "COMMIT")

@@ -15,6 +15,7 @@ from asyncdbpool.drivers.dbapi import Canceller, Driver
 __all__ = ["Psycopg2Driver"]
 
 _IDLE = 0  # psycopg2.extensions.TRANSACTION_STATUS_IDLE
+_FAILED = 3
 _UNKNOWN = 4
 
 _SOON_IN_ENGLISH = (
@@ -70,6 +71,11 @@ class Psycopg2Driver(Driver):
         """Begin by hand in autocommit; otherwise the first statement does."""
         if raw.autocommit:
             self.run(raw, "BEGIN")
+
+    def confirm(self, raw: Any) -> None:
+        """Have a failed transaction raise its error; COMMIT would be answered with ROLLBACK."""
+        if raw.info.transaction_status == _FAILED:
+            self.run(raw, "SELECT 1")
 
     def commit(self, raw: Any) -> None:
         """Commit; in autocommit the module's own `commit()` ignores what a statement began."""
