@@ -223,7 +223,7 @@ async def test_close_leaves_a_thread_that_hangs_for_good_and_says_so(
             await pool.close(timeout=2)
 
         assert 2 + 5 <= now() - began < 10
-        assert "1 threads are still inside a call of the driver" in caplog.text
+        assert "1 calls of the driver have not ended" in caplog.text
         check_invariants(pool, stuck=1)
         fake.execute.release()
         await asyncio.wait([working])

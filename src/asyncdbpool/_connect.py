@@ -129,7 +129,7 @@ class Connecting:
                 delay = next(delays)
                 if (
                     self.outcome.done()
-                    or not owner.driver.is_transient(error)
+                    or not self._is_transient(error)
                     or owner.loop.time() + delay > give_up_at
                 ):
                     break
@@ -143,6 +143,12 @@ class Connecting:
             self._tell(error)
             raise
         self._tell(error)
+
+    def _is_transient(self, error: BaseException) -> bool:
+        try:
+            return self._owner.driver.is_transient(error)
+        except Exception:  # noqa: BLE001 - the error itself must not be lost with it
+            return False
 
     def _tell(self, error: BaseException | None) -> None:
         known = self.outcome.done()

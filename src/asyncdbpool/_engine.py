@@ -242,6 +242,7 @@ class Engine:
             return None
         for token in record.tokens:
             self.stock.cancelling.until_ended(record, token)
+            session.forsake(token)
         settled = self.loop.create_future()
         self.returns[record] = lease, settled
         if worn_out:
@@ -377,8 +378,8 @@ class Engine:
         stuck = await stock.executor.wind_up()
         if stuck:
             log.warning(
-                "pool %r: closed, but %d threads are still inside a call of the driver; they are "
-                "daemons and end with it",
+                "pool %r: closed, but %d calls of the driver have not ended; their threads are "
+                "daemons and end with them",
                 self.name,
                 stuck,
             )

@@ -66,7 +66,7 @@ class Lane:
         return True
 
     def dismiss(self) -> None:
-        """Leave nothing behind that is open; what is queued still runs."""
+        """Leave nothing behind that is open; what is queued still runs, and finds it closed."""
         self._executor.let_go(self)
         will, self.last_will = self.last_will, None
         if will is not None:

@@ -1,4 +1,4 @@
-"""One loan of one connection to one borrower: the way from the proxies to the worker's thread."""
+"""One loan of one connection to one borrower: the way from a proxy to its connection."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Lease:
         stack: Where it was taken.
         statement: The last statement, for those who ask who holds what.
         certain: True where the task surely keeps the lease for itself (deadlock detection).
-        ended: Why it cannot be used any more, or None; the worker's thread reads it.
+        ended: Why it cannot be used any more, or None; a connection's thread reads it, too.
         reported: True once it has been reported as a leak.
     """
 

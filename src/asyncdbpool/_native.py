@@ -117,6 +117,7 @@ class NativeSession:
             or standing.open
             or standing.blocks
             or self._left
+            or driver.is_cancelling(raw)
             or driver.in_transaction(raw)
             or driver.is_unread(raw)
             or driver.is_altered(raw, self._memory)
@@ -137,6 +138,7 @@ class NativeSession:
         ends = getattr(operation, "__func__", None) in _ENDS
         failure: BaseException | None = None
         self.standing.begin_operation()
+        await self._settle()
         self._running, self._hit = token, False
         self._in_users_hands = self._interrupted = False
         try:
@@ -145,13 +147,25 @@ class NativeSession:
             return await operation(*args)
         except BaseException as error:
             failure = error
-            self.lost = self.lost or self.driver.is_disconnect(error, self.raw)
+            self._learn_from(error)
             raise
         finally:
             self._running = None
             hit = await self._survive_cancel()
             self.standing.end_operation(self.raw, failure, hit=hit, ends=ends)
             del failure  # no cycle of exception, traceback and frame
+
+    def _learn_from(self, error: BaseException) -> None:
+        try:
+            self.lost = self.lost or self.driver.is_disconnect(error, self.raw)
+        except Exception:  # noqa: BLE001 - the error itself must not be lost with it
+            self.doubtful = True
+
+    async def _settle(self) -> None:
+        """Wait until the driver has ended by itself what it did before."""
+        if self.driver.is_cancelling(self.raw):
+            await self.driver.settle(self.raw)
+            self.standing.look(self.raw)
 
     async def _survive_cancel(self) -> bool:
         """Wait for a cancel that is on its way, and see to it that it hits nothing later."""
@@ -161,12 +175,12 @@ class NativeSession:
             return False
         try:
             if self._interrupted:
-                await self.driver.settle(self.raw)
+                await self._settle()
             if self._hit:
                 await self.driver.absorb_cancel(self.raw)
         except BaseException as error:
             self.doubtful = True
-            self.lost = self.lost or self.driver.is_disconnect(error, self.raw)
+            self._learn_from(error)
             if not isinstance(error, Exception):
                 raise
         return True
@@ -174,7 +188,7 @@ class NativeSession:
     async def cancel(self, token: object, ask: Callable[[], Mapping[str, Any]] | None) -> None:
         """Cancel in the database what runs for a token; if it has ended, nothing happens."""
         assert self.canceller is not None  # noqa: S101 - asked before
-        if self._running is not token:
+        if self._running is not token or self.hung_up:
             return
         self._hit = True
         over = asyncio.Event()
@@ -230,6 +244,8 @@ class NativeSession:
     ) -> Any:
         """Call a method of the driver's own connection, or of a guest's, in its turn."""
         self._in_users_hands = name in self.driver.calls_users_code
+        if owner is self.raw and not (args or kwargs):
+            kwargs = dict(self.driver.defaults.get(name, {}))
         self._note(owner, name, args, kwargs)
         return await getattr(owner, name)(*args, **kwargs)
 
@@ -275,6 +291,7 @@ class NativeSession:
         try:
             return await fn(self.raw, *args, **kwargs)
         finally:
+            self._in_users_hands = False
             self.standing.doubt(self.raw)  # it may swallow an error
 
     async def begin(self, block: object, options: Mapping[str, Any]) -> int:
@@ -319,7 +336,8 @@ class NativeSession:
         self.standing.end()
 
     async def _make_way(self) -> None:
-        """Read what is left of an answer ahead of a statement of the pool's own."""
+        """See to it that a statement of the pool's own can be run."""
+        await self._settle()
         if self.driver.is_unread(self.raw):
             await self.driver.drain(self.raw)
 

@@ -148,7 +148,7 @@ class Session:
             return operation(*args)
         except BaseException as error:
             failure = error
-            self.lost = self.lost or self.driver.is_disconnect(error, self.raw)
+            self._learn_from(error)
             raise
         finally:
             hit = self.gate.leave()
@@ -156,6 +156,12 @@ class Session:
                 self._absorb_cancel()
             self.standing.end_operation(self.raw, failure, hit=hit, ends=ends)
             del failure  # no cycle of exception, traceback and frame
+
+    def _learn_from(self, error: BaseException) -> None:
+        try:
+            self.lost = self.lost or self.driver.is_disconnect(error, self.raw)
+        except Exception:  # noqa: BLE001 - the error itself must not be lost with it
+            self.doubtful = True
 
     def _absorb_cancel(self) -> None:
         """See to it that the cancel hits nothing later."""
@@ -184,7 +190,7 @@ class Session:
             self.sweep()
         except Exception as error:  # noqa: BLE001 - told by what it says of the connection
             self.doubtful = True
-            self.lost = self.lost or self.driver.is_disconnect(error, self.raw)
+            self._learn_from(error)
 
     def sweep(self) -> None:
         """Close the cursors that nobody can reach any more."""

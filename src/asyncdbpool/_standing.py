@@ -70,10 +70,16 @@ class Standing:
         if ends:
             return
         gone = before and self._known is False
-        if error is not None and self._driver.has_rolled_back(error):
+        if error is not None and self._has_rolled_back(error):
             gone = True
         if gone and (hit or (error is not None and self.blocks)):
             self.broken = True
+
+    def _has_rolled_back(self, error: BaseException) -> bool:
+        try:
+            return self._driver.has_rolled_back(error)
+        except Exception:  # noqa: BLE001 - the error itself must not be lost with it
+            return True
 
     def look(self, raw: Any) -> None:
         """Ask the driver; what it cannot say counts as open."""

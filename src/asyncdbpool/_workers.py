@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
 from queue import SimpleQueue
+from types import TracebackType
 from typing import Any, Protocol
 
 import anyio
@@ -257,7 +258,19 @@ def _forget_locals(error: BaseException) -> None:
         link = chain.pop()
         if link is not None and id(link) not in seen:
             seen.add(id(link))
-            traceback.clear_frames(link.__traceback__)
+            _clear_frames(link.__traceback__)
             chain += [link.__cause__, link.__context__]
     trace = error.__traceback__
     error.__traceback__ = trace and trace.tb_next  # without this module's own frame
+
+
+_SUSPENDABLE = CO_ASYNC_GENERATOR | CO_COROUTINE | CO_GENERATOR
+
+
+def _clear_frames(trace: TracebackType | None) -> None:
+    """Clear the frames of plain functions; to clear a suspended coroutine's would close it."""
+    while trace is not None:
+        if not trace.tb_frame.f_code.co_flags & _SUSPENDABLE:
+            with suppress(RuntimeError):  # it still runs
+                trace.tb_frame.clear()
+        trace = trace.tb_next

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["DEADLOCK", "INTERRUPTED", "LOST", "SOON", "number"]
+from typing import Any
+
+__all__ = ["INTERRUPTED", "LOST", "ROLLED_BACK", "SOON", "number"]
 
 INTERRUPTED = 1317  # query execution was interrupted
 
-DEADLOCK = 1213  # which rolls back the whole transaction
+ROLLED_BACK = frozenset(
+    {
+        1213,  # deadlock
+        1020,  # record has changed since last read (MariaDB's innodb_snapshot_isolation)
+    }
+)
+"""Errors that take the whole transaction, where others take their statement."""
 
 LOST = frozenset(
     {
@@ -36,6 +44,7 @@ SOON = frozenset(
 )
 
 
-def number(error: BaseException) -> object:
-    """Return an error's number, or whatever comes first in it, or None."""
-    return error.args[0] if error.args else None
+def number(error: BaseException, module: Any) -> int | None:
+    """Return the number of a module's own error, None for any other."""
+    found = error.args[0] if isinstance(error, module.Error) and error.args else None
+    return found if isinstance(found, int) else None

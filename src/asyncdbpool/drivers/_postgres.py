@@ -11,6 +11,6 @@ SOON = frozenset({"57P03", "53300"})
 """Starting up or in recovery; too many connections."""
 
 
-def is_lost(code: str | None) -> bool:
+def is_lost(code: object) -> bool:
     """Tell whether a connection is of no more use after an error with this SQLSTATE."""
-    return code is not None and (code in _LOST or code.startswith("08"))
+    return isinstance(code, str) and (code in _LOST or code.startswith("08"))

@@ -27,6 +27,7 @@ class AiomysqlDriver(NativeDriver):
 
     database_keyword: ClassVar[str] = "db"
     can_reset: ClassVar[bool] = True
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {"ping": {"reconnect": False}}
     noted: ClassVar[frozenset[str]] = frozenset({"select_db", "set_charset"})
 
     def __init__(self, module: Any) -> None:
@@ -100,15 +101,15 @@ class AiomysqlDriver(NativeDriver):
 
     def is_blind_after_error(self, raw: Any) -> bool:
         """An error comes without flags, and a statement that fails may have begun something."""
-        return not raw.get_autocommit()
+        return True
 
     def has_rolled_back(self, error: BaseException) -> bool:
-        """A deadlock takes the whole transaction, where other errors take their statement."""
-        return _mysql.number(error) == _mysql.DEADLOCK
+        """A deadlock does, say."""
+        return _mysql.number(error, self.module) in _mysql.ROLLED_BACK
 
     async def begin(self, raw: Any, **options: Any) -> None:
         """Begin by hand in autocommit only: elsewhere it would commit what went before."""
-        if raw.get_autocommit():
+        if raw.get_autocommit() and not self.in_transaction(raw):
             await raw.begin()
 
     async def commit(self, raw: Any) -> None:
@@ -199,7 +200,7 @@ class AiomysqlDriver(NativeDriver):
             try:
                 await work()
             except self.module.OperationalError as error:
-                if _mysql.number(error) != _mysql.INTERRUPTED:
+                if _mysql.number(error, self.module) != _mysql.INTERRUPTED:
                     raise
         await do_nothing()
 
@@ -207,11 +208,11 @@ class AiomysqlDriver(NativeDriver):
 
     def is_disconnect(self, error: BaseException, raw: Any) -> bool:
         """A lost or killed connection, or a server that became read-only."""
-        return isinstance(error, self.module.Error) and _mysql.number(error) in _mysql.LOST
+        return _mysql.number(error, self.module) in _mysql.LOST
 
     def is_transient(self, error: BaseException) -> bool:
         """Refused, lost while connecting, too many connections, shutting down."""
-        return _mysql.number(error) in _mysql.SOON
+        return _mysql.number(error, self.module) in _mysql.SOON
 
     # Cursors
 

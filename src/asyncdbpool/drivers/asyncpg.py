@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from typing import Any, ClassVar
 
 from asyncdbpool.drivers import _postgres
@@ -63,11 +62,6 @@ class AsyncpgDriver(NativeDriver):
 
     # Statements
 
-    async def settle(self, raw: Any) -> None:
-        """Run a statement, which waits for the end of asyncpg's own cancelling."""
-        with suppress(self.module.InFailedSQLTransactionError):
-            await raw.execute("SELECT 1")
-
     async def run(self, raw: Any, sql: str) -> None:
         """Run a statement with the simple protocol."""
         await raw.execute(sql)
@@ -94,7 +88,9 @@ class AsyncpgDriver(NativeDriver):
 
     def in_transaction(self, raw: Any) -> bool | None:
         """The server tells with every answer; asyncpg's own transaction has to be ended, too."""
-        return None if raw.is_closed() else raw.is_in_transaction() or _own(raw) is not None
+        if raw.is_closed() or self.is_cancelling(raw):
+            return None
+        return raw.is_in_transaction() or _own(raw) is not None
 
     async def begin(self, raw: Any, **options: Any) -> None:
         """Begin with asyncpg's own transaction, so that a function in `run()` can nest another.
@@ -189,23 +185,33 @@ class AsyncpgDriver(NativeDriver):
 
         return cancel
 
+    def is_cancelling(self, raw: Any) -> bool:
+        """Asyncpg sends its own cancel after a timeout of its own, and goes on at once."""
+        return not raw.is_closed() and bool(raw._protocol._is_cancelling())  # noqa: SLF001
+
+    async def settle(self, raw: Any) -> None:
+        """Wait for the server's answer to it."""
+        await raw._protocol._wait_for_cancellation()  # noqa: SLF001 - it has no other name
+
     # Errors
 
     def is_disconnect(self, error: BaseException, raw: Any) -> bool:
         """A lost connection, an administrator's shutdown, or a server that became read-only.
 
-        Not a connection that this side has aborted.
+        Also statements that were prepared before the schema has changed, on every connection; but
+        not a connection that this side has aborted.
         """
-        if _postgres.is_lost(getattr(error, "sqlstate", None)):
-            return not getattr(raw, "_aborted", False)
-        is_closed = isinstance(error, self.module.InterfaceError) and raw.is_closed()
-        return is_closed and not getattr(raw, "_aborted", False)
+        module = self.module
+        stale = (module.InvalidCachedStatementError, module.OutdatedSchemaCacheError)
+        if not isinstance(error, (module.PostgresError, module.InterfaceError)):
+            return False
+        gone = raw.is_closed() and not getattr(raw, "_aborted", False)
+        return gone or isinstance(error, stale) or _postgres.is_lost(error.sqlstate)
 
     def is_transient(self, error: BaseException) -> bool:
         """Refused, reset, timed out, starting up, in recovery, too many connections."""
-        code = getattr(error, "sqlstate", None)
-        if code is not None:
-            return code in _SOON
+        if isinstance(error, self.module.PostgresError):
+            return error.sqlstate in _SOON
         numbers = {int(number) for number in re.findall(r"\[Errno (\d+)\]", str(error))}
         refused = isinstance(error, OSError) and bool(numbers) and numbers <= set(TRANSIENT)
         return refused or super().is_transient(error)

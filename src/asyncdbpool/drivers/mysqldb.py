@@ -44,17 +44,18 @@ class MySQLdbDriver(Driver):
     def is_blind_after_error(self, raw: Any) -> bool:
         """An error comes without the flag, and a statement that fails may have begun something.
 
-        Outside of autocommit, that is; InnoDB keeps the lock that a duplicate key has taken.
+        InnoDB keeps the lock that a duplicate key has taken, say; and in autocommit a procedure
+        may have begun a transaction before it failed.
         """
-        return not raw.get_autocommit()
+        return True
 
     def has_rolled_back(self, error: BaseException) -> bool:
-        """A deadlock takes the whole transaction, where other errors take their statement."""
-        return _mysql.number(error) == _mysql.DEADLOCK
+        """A deadlock does, say."""
+        return _mysql.number(error, self.module) in _mysql.ROLLED_BACK
 
     def begin(self, raw: Any) -> None:
         """Begin by hand in autocommit only: elsewhere it would commit what went before."""
-        if raw.get_autocommit():
+        if raw.get_autocommit() and not self.in_transaction(raw):
             self.run(raw, "BEGIN")
 
     def ping(self, raw: Any) -> None:
@@ -111,7 +112,7 @@ class MySQLdbDriver(Driver):
         try:
             self.run(raw, "DO 0")
         except self.module.OperationalError as error:
-            if _mysql.number(error) != _mysql.INTERRUPTED:
+            if _mysql.number(error, self.module) != _mysql.INTERRUPTED:
                 raise
             self.run(raw, "DO 0")
 
@@ -136,11 +137,11 @@ class MySQLdbDriver(Driver):
 
         `(0, "")` is what the module raises for a connection that is closed already.
         """
-        return _mysql.number(error) in _mysql.LOST or error.args == (0, "")
+        return _mysql.number(error, self.module) in _mysql.LOST or error.args == (0, "")
 
     def is_transient(self, error: BaseException) -> bool:
         """Refused, lost while connecting, too many connections, shutting down."""
-        return _mysql.number(error) in _mysql.SOON
+        return _mysql.number(error, self.module) in _mysql.SOON
 
 
 def _server_status(module: Any) -> Callable[[Any], int] | None:

@@ -29,12 +29,14 @@ class NativeDriver(BaseDriver, ABC):
 
     Subclass it for an asyncio driver that the library does not know, and give or register it like
     a `Driver`. Its coroutines run in tasks of the pool's own, one after the other on each
-    connection, and meet no cancellation but one that closes the connection.
+    connection. They are cancelled only where the connection is cut off, or where they wait for
+    code of the user's whose caller has gone.
 
     Attributes:
         survives_cancellation: Whether a connection is of use after one of the driver's coroutines
             was cancelled.
         calls_users_code: The connection's methods that await what the user gives them.
+        defaults: Keywords that the connection's methods get where they are called without any.
         noted: The connection's methods that `note()` wants to hear of.
         calls_back: The connection's methods whose callback is given the connection.
         guests: The classes of what is made from a connection and goes with it: cursors,
@@ -44,6 +46,7 @@ class NativeDriver(BaseDriver, ABC):
     native: ClassVar[bool] = True
     survives_cancellation: ClassVar[bool] = False
     calls_users_code: ClassVar[frozenset[str]] = frozenset()
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     noted: ClassVar[frozenset[str]] = frozenset()
     calls_back: ClassVar[frozenset[str]] = frozenset()
 
@@ -179,8 +182,12 @@ class NativeDriver(BaseDriver, ABC):
             The function, or None where there is no way.
         """
 
+    def is_cancelling(self, raw: Any) -> bool:
+        """Tell whether the driver is still ending a statement that nobody waits for."""
+        return False
+
     async def settle(self, raw: Any) -> None:
-        """Wait until the driver has done with a coroutine of its own that was cancelled."""
+        """Wait until it has."""
 
     async def absorb_cancel(self, raw: Any) -> None:
         """Make sure that a cancel that came too late does not hit the next statement."""

@@ -132,8 +132,9 @@ class Psycopg2Driver(Driver):
 
     def is_transient(self, error: BaseException) -> bool:
         """Refused, reset, timed out, starting up, in recovery, too many connections."""
-        if getattr(error, "pgcode", None) is not None:
-            return error.pgcode in _postgres.SOON  # type: ignore[attr-defined]
+        code = getattr(error, "pgcode", None)
+        if code is not None:
+            return code in _postgres.SOON
         text = error_text(error)
         return system_says(error) or any(words in text for words in _SOON_IN_ENGLISH)
 

@@ -93,7 +93,7 @@ class Connection:
         self._lease.statement = sql
         return await self._lease.call(query, sql, *args)
 
-    async def run(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    async def run(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run `fn(raw, *args, **kwargs)` with the driver's own connection, on its thread.
 
         Args:
@@ -216,6 +216,6 @@ class Connection:
         self._lease.check()
         self._session.wishes.append((name, value))
 
-    async def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+    async def _call(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
         value = await self._lease.call(self._session.call, name, args, kwargs)
         return undisguised(self, self._lease, value)

@@ -174,7 +174,7 @@ class Cursor:
     def __setattr__(self, name: str, value: Any) -> None:
         self._born_or_not().kept[name] = value
 
-    async def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+    async def _call(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
         value = await self._on_thread(self._core.invoke, name, args, kwargs)
         if value is self._core:
             return self

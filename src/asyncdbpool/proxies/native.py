@@ -59,7 +59,7 @@ class Guest:
         self._lease.check()
         return _passed(self._connection, self._lease, self._raw, name, self._call)
 
-    async def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+    async def _call(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
         driver = self._lease.session.driver
         if name.startswith(("execute", "callproc")):
             self._tear(False)
@@ -164,13 +164,13 @@ class NativeConnection(Connection):
         """Run a statement for each set of parameters; see `execute()`."""
         return self._execute("executemany", sql, *args, **kwargs)
 
-    def _execute(self, method: str, sql: Any, *args: Any, **kwargs: Any) -> Any:
+    def _execute(self, method: str, sql: Any, /, *args: Any, **kwargs: Any) -> Any:
         self._lease.check()
         if hasattr(self._lease.session.raw, method):
             return self._call(method, sql, *args, **kwargs)
         return Execution(self._on_cursor(method, sql, *args, **kwargs))
 
-    async def _on_cursor(self, method: str, sql: Any, *args: Any, **kwargs: Any) -> Any:
+    async def _on_cursor(self, method: str, sql: Any, /, *args: Any, **kwargs: Any) -> Any:
         cursor = await self.cursor()
         await getattr(cursor, method)(sql, *args, **kwargs)
         return cursor
@@ -185,7 +185,7 @@ class NativeConnection(Connection):
         self._lease.check()
         _session(self._lease).assign(name, value)
 
-    async def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+    async def _call(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
         lease = self._lease
         if args and isinstance(args[0], str):
             lease.statement = args[0]
