@@ -65,7 +65,6 @@ class NativeSession:
         self._dropped = False
         self._memory: Any = None
         self._left: Left = {}
-        self._options: Mapping[str, Any] = {}  # what the outermost block was begun with
         self._running: object = None  # the token of what runs
         self._in_users_hands = False  # it waits for the user's own code
         self._interrupted = False  # that was cancelled
@@ -175,6 +174,7 @@ class NativeSession:
             return False
         try:
             if self._interrupted:
+                self.doubtful = self.doubtful or not self.driver.survives_cancellation
                 await self._settle()
             if self._hit:
                 await self.driver.absorb_cancel(self.raw)
@@ -296,20 +296,13 @@ class NativeSession:
 
     async def begin(self, block: object, options: Mapping[str, Any]) -> int:
         """Open a transaction, or a savepoint inside of one; return how deep it is."""
-        blocks = self.standing.blocks
+        standing = self.standing
         await self._make_way()
-        if blocks:
-            if options and options != self._options:
-                raise PoolError(
-                    f"pool {self._pool!r}: a transaction() inside of another one is a savepoint "
-                    "and takes no options of its own; give them to the outermost"
-                )
-            await self.driver.savepoint(self.raw, self.standing.savepoint)
+        if standing.is_nested(options):
+            await self.driver.savepoint(self.raw, standing.savepoint)
         else:
             await self.driver.begin(self.raw, **options)
-            self._options = options
-        blocks.append(block)
-        return len(blocks)
+        return standing.enter(block, options)
 
     async def commit(self, block: object = None) -> None:
         """Commit, or release the savepoint of a nested block; a block that fails is undone."""

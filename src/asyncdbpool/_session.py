@@ -72,6 +72,12 @@ class Session:
         self._pool = pool
         self.driver = driver
         self.raw: Any = driver.connect(args, kwargs)
+        if inspect.iscoroutine(self.raw):
+            self.raw.close()
+            raise PoolError(
+                f"pool {pool!r}: connect() of {driver.module!r} is a coroutine function; an "
+                "asyncio driver that this library does not know needs `driver=`, a NativeDriver"
+            )
         if self.raw is None:
             raise PoolError(
                 f"pool {pool!r}: connect() of {driver.module!r} returned None, not a connection"
@@ -254,13 +260,12 @@ class Session:
 
     def begin(self, block: object, options: Mapping[str, Any]) -> int:
         """Open a transaction, or a savepoint inside of one; return how deep it is."""
-        blocks = self.standing.blocks
-        if blocks:
-            self.driver.savepoint(self.raw, self.standing.savepoint)
+        standing = self.standing
+        if standing.is_nested(options):
+            self.driver.savepoint(self.raw, standing.savepoint)
         else:
             self.driver.begin(self.raw, **options)
-        blocks.append(block)
-        return len(blocks)
+        return standing.enter(block, options)
 
     def commit(self, block: object = None) -> None:
         """Commit, or release the savepoint of a nested block; a block that fails is undone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from asyncdbpool.errors import PoolError
@@ -29,6 +30,7 @@ class Standing:
         "_driver",
         "_ended",
         "_known",
+        "_options",
         "_pool",
         "_unsure",
         "blocks",
@@ -43,6 +45,7 @@ class Standing:
         self._ended = False  # the operation that runs has committed or rolled back last
         self._known: bool | None = False  # what the driver has said last, None for nothing
         self._unsure = False  # something may have been begun that the driver does not know of
+        self._options: Mapping[str, Any] = {}  # what the outermost block was begun with
         self.open = False
         self.blocks: list[object] = []
         self.broken = False
@@ -114,6 +117,22 @@ class Standing:
         self._ended = not self.open
 
     # Blocks
+
+    def is_nested(self, options: Mapping[str, Any]) -> bool:
+        """Tell whether a block that begins now, with these options, is a savepoint."""
+        if self.blocks and options and options != self._options:
+            raise PoolError(
+                f"pool {self._pool!r}: a transaction() inside of another one is a savepoint and "
+                "takes no options of its own; give them to the outermost"
+            )
+        return bool(self.blocks)
+
+    def enter(self, block: object, options: Mapping[str, Any]) -> int:
+        """Note that a block has begun; return how deep it is."""
+        if not self.blocks:
+            self._options = options
+        self.blocks.append(block)
+        return len(self.blocks)
 
     def leave(self, block: object) -> None:
         """Take the innermost block off; None stands for no block at all."""

@@ -205,8 +205,9 @@ class AsyncpgDriver(NativeDriver):
         stale = (module.InvalidCachedStatementError, module.OutdatedSchemaCacheError)
         if not isinstance(error, (module.PostgresError, module.InterfaceError)):
             return False
+        code = getattr(error, "sqlstate", None)  # an InterfaceError has none
         gone = raw.is_closed() and not getattr(raw, "_aborted", False)
-        return gone or isinstance(error, stale) or _postgres.is_lost(error.sqlstate)
+        return gone or isinstance(error, stale) or _postgres.is_lost(code)
 
     def is_transient(self, error: BaseException) -> bool:
         """Refused, reset, timed out, starting up, in recovery, too many connections."""
