@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from asyncdbpool import Connection, ConnectionPool, PoolError
 from support.clock import virtual_time
+from support.databases import Database
 from support.fake import NEVER, Fake
 
 SLOW = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c"
@@ -128,3 +131,144 @@ async def test_a_cancelled_block_does_not_wait_for_a_rollback_that_hangs() -> No
         assert loop.time() - began == pytest.approx(0.5, abs=0.1)
         await asyncio.sleep(4.5)
         assert (pool.free, pool.stats().discarded) == (1, 1), "its socket was shut down"
+
+
+# ------------------------------------------------------------------------------------------------
+# MySQL and MariaDB, which tell of a transaction with some answers only
+
+
+on_mariadb = pytest.mark.parametrize(
+    "database",
+    [pytest.param(name, marks=pytest.mark.mariadb) for name in ("MySQLdb", "aiomysql")],
+    indirect=True,
+)
+
+
+@pytest.fixture
+def unique_items(database: Database, items: str) -> str:
+    """The table `items` with the rows 1 to 9, each of them once."""
+    database.change(
+        f"ALTER TABLE {items} ADD PRIMARY KEY (id)",
+        f"INSERT INTO {items} SELECT seq, 'old' FROM seq_1_to_9",
+    )
+    return items
+
+
+async def insert_once_more(pool: ConnectionPool, way: str) -> None:
+    """Run a statement that fails, and locks a row all the same."""
+    sql = "INSERT INTO items VALUES (1, 'new')"
+    if way == "one-shot":
+        await pool.execute(sql)
+    elif way == "block":
+        async with pool.transaction() as conn:
+            await conn.execute(sql)
+    else:
+        async with pool.connection() as conn:
+            await conn.execute(sql)
+
+
+@on_mariadb
+@pytest.mark.usefixtures("unique_items")
+@pytest.mark.parametrize("way", ["one-shot", "block", "borrowed"])
+async def test_a_failed_first_statement_leaves_no_lock_behind(
+    database: Database, pool: ConnectionPool, way: str
+) -> None:
+    with pytest.raises(database.module.IntegrityError):
+        await insert_once_more(pool, way)
+    async with asyncio.timeout(20):
+        while pool.stats().in_use:  # noqa: ASYNC110 - it comes back by itself
+            await asyncio.sleep(0.001)
+    database.change(
+        "SET innodb_lock_wait_timeout = 0", "UPDATE items SET name = 'free' WHERE id = 1"
+    )
+    assert await pool.fetch_val("SELECT name FROM items WHERE id = 1") == "free"
+    assert pool.stats().created == 1
+
+
+@on_mariadb
+@pytest.mark.usefixtures("unique_items")
+async def test_a_rollback_ends_what_a_failed_first_statement_has_begun(
+    database: Database, pool: ConnectionPool
+) -> None:
+    async with pool.connection() as conn:
+        for end in (conn.rollback, conn.commit):
+            with pytest.raises(database.module.IntegrityError):
+                await conn.execute("INSERT INTO items VALUES (1, 'new')")
+            await end()
+            database.change(
+                "SET innodb_lock_wait_timeout = 0", "UPDATE items SET name = 'free' WHERE id = 1"
+            )
+
+
+def broken() -> AbstractContextManager[Any]:
+    return pytest.raises(PoolError, match="rolled back the whole transaction")
+
+
+async def run_into_a_deadlock(light: Connection, heavy: Connection) -> None:
+    """Have the database choose `light` as a deadlock's victim, for it has changed less."""
+    await heavy.execute("UPDATE items SET name = 'heavy' WHERE id BETWEEN 2 AND 7")
+    await light.execute("UPDATE items SET name = 'light' WHERE id = 1")
+    waiting = asyncio.create_task(heavy.fetch_all("SELECT * FROM items FOR UPDATE"))
+    await asyncio.sleep(0.05)
+    try:
+        await light.execute("UPDATE items SET name = 'light' WHERE id = 2")
+    finally:
+        assert len(await waiting) == 9
+
+
+@on_mariadb
+@pytest.mark.usefixtures("unique_items")
+@pytest.mark.parametrize("savepoint", [False, True])
+async def test_a_deadlock_breaks_the_block_and_nothing_of_it_is_committed(
+    database: Database, pool: ConnectionPool, savepoint: bool
+) -> None:
+    deadlock = pytest.raises(database.module.OperationalError, match="1213")
+    async with pool.connection() as heavy:
+        with broken():
+            async with pool.transaction() as light:
+                await light.execute("INSERT INTO items VALUES (10, 'before')")
+                if savepoint:
+                    with broken():
+                        async with light.transaction():
+                            with deadlock:
+                                await run_into_a_deadlock(light, heavy)
+                else:
+                    with deadlock:
+                        await run_into_a_deadlock(light, heavy)
+                with pytest.raises(PoolError, match="leave the block, or roll back"):
+                    await light.execute("INSERT INTO items VALUES (11, 'after')")
+                with pytest.raises(PoolError, match="leave the block, or roll back"):
+                    await light.fetch_all("SELECT * FROM items")
+        await heavy.rollback()
+    rows = await pool.fetch_all("SELECT id, name FROM items ORDER BY id")
+    assert [tuple(row) for row in rows] == [(number, "old") for number in range(1, 10)]
+    assert pool.stats().closed == 0
+
+
+@on_mariadb
+@pytest.mark.usefixtures("unique_items")
+async def test_a_deadlock_that_leaves_the_block_is_the_drivers_error(
+    database: Database, pool: ConnectionPool
+) -> None:
+    async with pool.connection() as heavy:
+        with pytest.raises(database.module.OperationalError, match="1213"):
+            async with pool.transaction() as light:
+                await run_into_a_deadlock(light, heavy)
+        await heavy.commit()
+    async with pool.transaction() as conn:
+        await conn.execute("UPDATE items SET name = 'next' WHERE id = 1")
+    rows = await pool.fetch_all("SELECT name FROM items ORDER BY id LIMIT 2")
+    assert [name for (name,) in rows] == ["next", "heavy"]
+
+
+@on_mariadb
+@pytest.mark.usefixtures("unique_items")
+async def test_a_statement_that_fails_inside_of_a_block_spares_the_rest_of_it(
+    database: Database, pool: ConnectionPool
+) -> None:
+    async with pool.transaction() as conn:
+        await conn.execute("INSERT INTO items VALUES (10, 'before')")
+        with pytest.raises(database.module.IntegrityError):
+            await conn.execute("INSERT INTO items VALUES (1, 'new')")
+        await conn.execute("INSERT INTO items VALUES (11, 'after')")
+    assert await pool.fetch_val("SELECT count(*) FROM items") == 11

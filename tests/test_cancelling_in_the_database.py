@@ -1,12 +1,10 @@
-"""On each of the three databases: what nobody waits for any more is cancelled there."""
+"""With each of the five drivers: what nobody waits for any more is cancelled in the database."""
 
 import asyncio
-import os
-import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -17,19 +15,26 @@ import pytest
 from asyncdbpool import ConnectionPool, ConnectionReturned, Cursor
 from asyncdbpool.drivers.dbapi import Canceller
 from asyncdbpool.drivers.mysqldb import MySQLdbDriver
-from support.access import eventually, threads
+from support.access import eventually, frozen, left_of
 from support.activity import Activity, Embedded
 from support.databases import Database
+from support.fixtures import EVERY, SERVED, described, with_blocking_drivers
 from support.invariants import check_invariants
 from support.servers import Server
+from support.ways import in_a_function, on_a_cursor
 
 pytestmark = pytest.mark.realtime
 
 SOON = 10.0  # seconds; an endless query lasts a minute at least
 
-A_WHILE = 0.1  # long enough for a statement to begin, most of the time
+A_WHILE = 0.05  # long enough for a statement to begin, most of the time
 
 Work = Callable[[], Coroutine[Any, Any, object]]
+
+
+@pytest.fixture(params=EVERY)
+def database(request: pytest.FixtureRequest) -> Database:
+    return described(request, request.param)
 
 
 async def timed(work: Coroutine[Any, Any, None]) -> float:
@@ -118,8 +123,7 @@ async def in_a_transaction(pool: ConnectionPool, sql: str) -> None:
 async def by_hand(pool: ConnectionPool, sql: str) -> None:
     conn = await pool.get()
     try:
-        async with conn.cursor() as cursor:
-            await cursor.execute(sql)
+        await on_a_cursor(pool.module)(conn, sql)
     finally:
         await pool.put(conn)
 
@@ -133,11 +137,11 @@ async def as_a_one_shot(pool: ConnectionPool, sql: str) -> None:
     await pool.fetch_all(sql)
 
 
-async def by_a_blocking_function(pool: ConnectionPool, sql: str) -> None:
-    await pool.run(lambda raw: raw.cursor().execute(sql))
+async def by_a_function(pool: ConnectionPool, sql: str) -> None:
+    await pool.run(in_a_function(pool.module), sql)
 
 
-USES = [in_a_block, in_a_transaction, by_hand, in_one_hop, as_a_one_shot, by_a_blocking_function]
+USES = [in_a_block, in_a_transaction, by_hand, in_one_hop, as_a_one_shot, by_a_function]
 
 
 @pytest.mark.parametrize("cancel", MEANS)
@@ -191,6 +195,7 @@ async def test_a_statement_cancelled_again_and_again_leaves_a_usable_connection(
         await is_as_before(activity, pool)
 
 
+@with_blocking_drivers
 async def test_a_function_cancelled_in_a_blocking_call_gets_the_drivers_own_error(
     activity: Activity,
 ) -> None:
@@ -237,6 +242,8 @@ async def test_outside_of_a_transaction_no_rollback_is_needed(activity: Activity
         "sqlite3": {"isolation_level": None},
         "psycopg2": {"setup": lambda raw: setattr(raw, "autocommit", True)},
         "MySQLdb": {"autocommit": True},
+        "asyncpg": {},
+        "aiomysql": {"autocommit": True},
     }
     own = ways[activity.database.name]
     async with activity.pool(max_size=1, **own) as pool:
@@ -276,6 +283,7 @@ async def test_cancelling_inside_of_a_transaction_rolls_it_back(
         await is_as_before(activity, pool)
 
 
+@with_blocking_drivers
 async def test_a_cancelled_one_shot_writes_nothing(activity: Activity, items: str) -> None:
     def write(raw: Any) -> None:
         cursor = raw.cursor()
@@ -290,6 +298,7 @@ async def test_a_cancelled_one_shot_writes_nothing(activity: Activity, items: st
         await is_as_before(activity, pool)
 
 
+@with_blocking_drivers
 async def test_a_cancelled_function_commits_nothing_even_if_it_succeeds(
     activity: Activity, items: str
 ) -> None:
@@ -350,7 +359,7 @@ async def test_cancel_gives_the_other_task_the_drivers_own_error(activity: Activ
             other = asyncio.create_task(conn.fetch_val(activity.endless))
             await activity.begins()
             await conn.cancel()
-            with pytest.raises(activity.database.module.OperationalError):
+            with pytest.raises(activity.database.errors):
                 await other
             await conn.rollback()
             assert await conn.fetch_val("SELECT 7") == 7
@@ -369,14 +378,14 @@ async def test_cancel_where_nothing_runs_does_nothing(activity: Activity) -> Non
 
 
 async def test_cancel_at_any_moment_hits_no_later_statement(activity: Activity) -> None:
-    error = activity.database.module.OperationalError
+    errors = activity.database.errors
     async with activity.pool(max_size=1) as pool:
         async with pool.connection() as conn:
             for number in range(40):
                 target = asyncio.create_task(conn.fetch_val("SELECT 7"))
                 await asyncio.sleep(number / 40_000)
                 await conn.cancel()
-                with suppress(error):  # hit while it ran
+                with suppress(*errors):  # hit while it ran
                     assert await target == 7
                 await conn.rollback()
                 for _ in range(3):
@@ -398,7 +407,7 @@ async def test_putting_a_connection_cancels_what_another_task_runs_on_it(
         assert await timed(put()) < SOON
 
         assert pool.idle == 1, "it is clean when put() ends"
-        with pytest.raises(activity.database.module.OperationalError):
+        with pytest.raises(activity.database.errors):
             await running
         with pytest.raises(ConnectionReturned):
             await queued
@@ -416,7 +425,7 @@ async def test_discarding_a_connection_cancels_what_another_task_runs_on_it(
         await activity.begins()
         assert await timed(conn.discard()) < SOON
 
-        with pytest.raises(activity.database.module.OperationalError):
+        with pytest.raises(activity.database.errors):
             await running
         await activity.ends(connections=0)
         assert (pool.size, pool.stats().discarded) == (0, 1)
@@ -440,9 +449,9 @@ async def test_closing_a_pool_cancels_what_runs(activity: Activity) -> None:
 
     await activity.ends(connections=0)
     for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-        assert isinstance(outcome, activity.database.module.OperationalError)
+        assert isinstance(outcome, activity.database.errors)
     assert not conn
-    assert threads(pool.name) == []
+    assert left_of(pool.name) == []
     check_invariants(pool)
 
 
@@ -458,7 +467,7 @@ async def test_closing_a_pool_whose_statements_have_just_been_cancelled_ends_soo
     assert await timed(pool.close()) < SOON
 
     await activity.ends(connections=0)
-    assert threads(pool.name) == []
+    assert left_of(pool.name) == []
     assert pool.stats().discarded == 0
 
 
@@ -540,31 +549,11 @@ async def execute(cursor: Cursor, sql: str) -> None:
 # A server that does not answer
 
 
-@contextmanager
-def frozen(server: Server) -> Iterator[None]:
-    """Stop the server, which goes on to accept connections, but does no more."""
-    os.kill(server.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(server.pid, signal.SIGCONT)
-
-
-@pytest.mark.parametrize(
-    "database",
-    [
-        pytest.param("psycopg2", marks=pytest.mark.postgres),
-        pytest.param("MySQLdb", marks=pytest.mark.mariadb),
-    ],
-    indirect=True,
-)
+@pytest.mark.parametrize("database", SERVED, indirect=True)
 async def test_a_cancel_that_the_server_does_not_answer_costs_no_permit(
-    database: Database, activity: Activity, request: pytest.FixtureRequest
+    server: Server, activity: Activity
 ) -> None:
-    server: Server = request.getfixturevalue(
-        "postgres" if database.name == "psycopg2" else "mariadb"
-    )
-    slow = activity.saying("nobody asks", 2)  # since nobody can cancel it
+    slow = activity.saying("nobody asks", 1.5)  # since nobody can cancel it
     async with activity.pool(max_size=2, cancel_grace=0.2, connect_timeout=30) as pool:
         tasks = [asyncio.create_task(pool.fetch_one(slow)) for _ in range(2)]
         await activity.begins(2)

@@ -1,4 +1,4 @@
-"""Ten thousand tasks on ten connections, some failing, some cancelled: nothing is left behind."""
+"""Thousands of tasks on few connections, some failing, some cancelled: nothing is left behind."""
 
 import asyncio
 import random
@@ -10,24 +10,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import MySQLdb
-import psycopg2
 import pytest
 
 from asyncdbpool import Connection, ConnectionPool
-from support.access import connections, eventually, login, tell, threads
-from support.servers import MariaDBServer, PostgresServer, Server
+from support.access import connections, eventually, left_of, tell
+from support.databases import Database
+from support.fixtures import SERVED
+from support.servers import MariaDBServer, Server
+from support.ways import iterated, on_a_cursor
 
-TASKS = 10_000
-SIZE = 10
+TASKS, SIZE = 10_000, 10
+NATIVE_TASKS, NATIVE_SIZE = 1_000, 5
 
 
 @dataclass
 class Crowd:
-    """What the tasks share: the pool, the driver's placeholder, and what became of them."""
+    """What the tasks share: the pool, its database, and what became of them."""
 
     pool: ConnectionPool
-    mark: str
+    database: Database
+    tasks: int
     ends: Counter[str] = field(default_factory=Counter)
     sure: set[int] = field(default_factory=set)  # whose transaction was committed for certain
     unsure: set[int] = field(default_factory=set)  # cancelled in a transaction
@@ -37,28 +39,28 @@ class Crowd:
 
     async def one_shot(self, number: int, doom: Callable[[], None]) -> None:
         doom()
-        assert await self.pool.fetch_val(f"SELECT {self.mark} + 1", (number,)) == number + 1
+        assert await self.pool.fetch_val(self.sql("SELECT ? + 1"), (number,)) == number + 1
 
     async def lease(self, number: int, doom: Callable[[], None]) -> None:
         async with self.pool.connection() as conn:
             doom()
-            cursor = await conn.execute(f"SELECT {self.mark} + 2", (number,))
-            assert (await cursor.fetchone())[0] == number + 2
+            row = await on_a_cursor(self.pool.module)(conn, f"SELECT {number} + 2")
+            assert row[0] == number + 2
             await asyncio.sleep(0)
-            rows = [row async for row in await conn.execute("SELECT n FROM digits ORDER BY n")]
+            rows = await iterated(self.pool.module)(conn, "SELECT n FROM digits ORDER BY n")
             assert [row[0] for row in rows] == list(range(10))
 
     async def by_hand(self, number: int, doom: Callable[[], None]) -> None:
         conn = await self.pool.get()
         try:
             doom()
-            assert await conn.fetch_val(f"SELECT {self.mark} + 3", (number,)) == number + 3
+            assert await conn.fetch_val(self.sql("SELECT ? + 3"), (number,)) == number + 3
         finally:
             await self.pool.put(conn)
 
     async def failing(self, number: int, doom: Callable[[], None]) -> None:
         doom()
-        with pytest.raises(self.pool.module.Error):
+        with pytest.raises(self.database.errors):
             await self.pool.execute(f"INSERT INTO nowhere VALUES ({number})")
 
     async def transfer(self, number: int, doom: Callable[[], None]) -> None:
@@ -75,7 +77,7 @@ class Crowd:
 
     async def broken_transfer(self, number: int, doom: Callable[[], None]) -> None:
         self.failed.add(number)
-        with pytest.raises(self.pool.module.Error):
+        with pytest.raises(self.database.errors):
             async with self.pool.transaction() as conn:
                 doom()
                 await self.insert(conn, number)
@@ -85,10 +87,15 @@ class Crowd:
         self.failed.add(number)
         async with self.pool.connection() as conn:
             doom()
+            if self.database.name == "asyncpg":  # where each statement is committed by itself
+                await conn.transaction().start()
             await self.insert(conn, number)
 
     async def insert(self, conn: Connection, number: int) -> None:
-        await conn.execute(f"INSERT INTO ledger VALUES ({self.mark})", (number,))
+        await conn.execute(f"INSERT INTO ledger VALUES ({number})")
+
+    def sql(self, text: str) -> str:
+        return self.database.sql(text)
 
     async def live(self, number: int) -> None:
         """One task's life."""
@@ -121,7 +128,7 @@ class Crowd:
     async def run(self) -> None:
         watcher = asyncio.create_task(self.watch())
         async with asyncio.TaskGroup() as group:
-            for number in range(TASKS):
+            for number in range(self.tasks):
                 group.create_task(self.live(number))
         watcher.cancel()
         with suppress(asyncio.CancelledError):
@@ -135,8 +142,8 @@ class Crowd:
     def check(self) -> None:
         stats = self.pool.stats()
         assert stats.size == stats.idle + stats.in_use + stats.connecting
-        assert stats.size <= SIZE
-        assert 0 <= self.pool.free <= SIZE
+        assert stats.size <= self.pool.max_size
+        assert 0 <= self.pool.free <= self.pool.max_size
 
     async def verify(self) -> None:
         """All is quiet, and the database holds what it should."""
@@ -146,14 +153,14 @@ class Crowd:
         assert (stats.waiting, stats.timeouts, stats.reclaimed) == (0, 0, 0)
         assert stats.idle == stats.size
         assert stats.created - stats.closed == stats.size
-        assert self.pool.free == SIZE
+        assert self.pool.free == self.pool.max_size
         assert self.pool.dump() == []
-        assert sum(self.ends.values()) == TASKS
-        assert self.ends["cancelled"] > TASKS / 100
+        assert sum(self.ends.values()) == self.tasks
+        assert self.ends["cancelled"] > self.tasks / 100
         assert len(self.ends) == 8, f"every way of life came to its end: {self.ends}"
 
         for _ in range(2):  # the second lease sees what the first one saw
-            conns = [await self.pool.get() for _ in range(SIZE)]
+            conns = [await self.pool.get() for _ in range(self.pool.max_size)]
             for conn in conns:
                 rows = await conn.fetch_all("SELECT task, count(*) FROM ledger GROUP BY task")
                 written = dict(rows)
@@ -165,15 +172,15 @@ class Crowd:
 
 
 @asynccontextmanager
-async def crowd(module: Any, mark: str, /, **kwargs: Any) -> AsyncIterator[Crowd]:
-    pool = ConnectionPool(module, max_size=SIZE, timeout=300, **kwargs)
-    async with pool:
-        found = Crowd(pool, mark)
+async def crowd(database: Database, **options: Any) -> AsyncIterator[Crowd]:
+    size, tasks = (NATIVE_SIZE, NATIVE_TASKS) if database.native else (SIZE, TASKS)
+    async with database.pool(max_size=size, timeout=300, **options) as pool:
+        found = Crowd(pool, database, tasks)
         await found.run()
         await found.verify()
         yield found
         found.check()
-    assert threads(pool.name) == []
+    assert left_of(pool.name) == []
     assert pool.stats().size == 0
 
 
@@ -194,21 +201,14 @@ def tables(server: Server) -> Iterator[None]:
     tell(server, f"DROP TABLE {schema}.ledger, {schema}.digits")
 
 
-async def on_server(server: Server, module: Any) -> None:
+@pytest.mark.parametrize("database", SERVED, indirect=True)
+async def test_thousands_of_tasks_share_few_connections_to_a_server(
+    server: Server, database: Database
+) -> None:
     with tables(server):
-        async with crowd(module, "%s", **login(server)) as found:
+        async with crowd(database) as found:
             await eventually(lambda: connections(server) == found.pool.size)
         await eventually(lambda: connections(server) == 0)
-
-
-async def test_ten_thousand_tasks_share_ten_connections_to_postgres(
-    postgres: PostgresServer,
-) -> None:
-    await on_server(postgres, psycopg2)
-
-
-async def test_ten_thousand_tasks_share_ten_connections_to_mariadb(mariadb: MariaDBServer) -> None:
-    await on_server(mariadb, MySQLdb)
 
 
 def prepare_file(raw: sqlite3.Connection) -> None:
@@ -216,8 +216,8 @@ def prepare_file(raw: sqlite3.Connection) -> None:
     raw.execute("PRAGMA synchronous=OFF")
 
 
-async def test_ten_thousand_tasks_share_ten_connections_to_a_file(tmp_path: Path) -> None:
-    file = tmp_path / "crowd.db"
+async def test_thousands_of_tasks_share_few_connections_to_a_file(sqlite: Database) -> None:
+    file = Path(sqlite.arguments["database"])
     raw = sqlite3.connect(file)
     prepare_file(raw)
     raw.execute("CREATE TABLE ledger (task integer)")
@@ -226,9 +226,7 @@ async def test_ten_thousand_tasks_share_ten_connections_to_a_file(tmp_path: Path
     raw.commit()
     raw.close()
     async with crowd(
-        sqlite3,
-        "?",
-        database=file,
+        sqlite,
         isolation_level="IMMEDIATE",  # a deferred one may find the lock taken half-way
         setup=prepare_file,
         connect_kwargs={"timeout": 60.0},
@@ -239,4 +237,4 @@ async def test_ten_thousand_tasks_share_ten_connections_to_a_file(tmp_path: Path
     last = sqlite3.connect(file)
     last.execute("SELECT count(*) FROM ledger").fetchone()
     last.close()
-    assert not (tmp_path / "crowd.db-wal").exists()
+    assert not file.with_name(f"{file.name}-wal").exists()

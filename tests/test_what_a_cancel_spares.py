@@ -9,28 +9,27 @@ from typing import Any
 import MySQLdb
 import pytest
 
-from asyncdbpool import ConnectionPool, PoolTimeout
+from asyncdbpool import PoolTimeout
 from support.access import eventually
 from support.clock import virtual_time
+from support.databases import Database
 from support.fake import NEVER, Fake
 from support.servers import MariaDBServer
 
-
-def pool_of(server: MariaDBServer, **options: Any) -> ConnectionPool:
-    arguments: dict[str, Any] = {
-        "host": server.host,
-        "port": server.port,
-        "user": server.user,
-        "password": server.password,
-        "database": server.database,
-    }
-    return ConnectionPool(MySQLdb, **{**arguments, **options})
+with_mariadb_s_drivers = pytest.mark.parametrize(
+    "database",
+    [
+        pytest.param("MySQLdb", marks=pytest.mark.mariadb),
+        pytest.param("aiomysql", marks=pytest.mark.mariadb),
+    ],
+    indirect=True,
+)
 
 
 async def test_a_result_that_the_client_holds_outlives_another_statements_cancel(
-    mariadb: MariaDBServer,
+    mysql: Database,
 ) -> None:
-    async with pool_of(mariadb) as pool, pool.connection() as conn:
+    async with mysql.pool() as pool, pool.connection() as conn:
         cursor = await conn.execute("SELECT seq FROM seq_1_to_2000")
         assert await cursor.fetchone() == (1,)
         with pytest.raises(TimeoutError):
@@ -39,10 +38,11 @@ async def test_a_result_that_the_client_holds_outlives_another_statements_cancel
         assert len(await cursor.fetchall()) == 1999
 
 
+@with_mariadb_s_drivers
 async def test_a_killed_statement_that_ends_successfully_is_not_committed(
-    mariadb: MariaDBServer,
+    database: Database,
 ) -> None:
-    async with pool_of(mariadb) as pool, pool.connection() as holder:
+    async with database.pool() as pool, pool.connection() as holder:
         await pool.execute("CREATE OR REPLACE TABLE locks (got INT)")
         assert await holder.fetch_val("SELECT GET_LOCK('it', 1)") == 1
         with pytest.raises(TimeoutError):
@@ -53,7 +53,10 @@ async def test_a_killed_statement_that_ends_successfully_is_not_committed(
         await pool.execute("DROP TABLE locks")
 
 
-async def test_cancelling_asks_for_the_credentials_of_the_day(mariadb: MariaDBServer) -> None:
+@with_mariadb_s_drivers
+async def test_cancelling_asks_for_the_credentials_of_the_day(
+    mariadb: MariaDBServer, database: Database
+) -> None:
     passwords = {"now": "first"}
 
     def credentials() -> dict[str, Any]:
@@ -66,7 +69,7 @@ async def test_cancelling_asks_for_the_credentials_of_the_day(mariadb: MariaDBSe
         cursor.execute("CREATE OR REPLACE USER rotating@'127.0.0.1' IDENTIFIED BY 'first'")
         cursor.execute(f"GRANT ALL ON {mariadb.database}.* TO rotating@'127.0.0.1'")
         try:
-            async with pool_of(mariadb, credentials=credentials, max_size=1) as pool:
+            async with database.pool(credentials=credentials, max_size=1) as pool:
                 assert await pool.fetch_val("SELECT 1") == 1
                 cursor.execute("SET PASSWORD FOR rotating@'127.0.0.1' = PASSWORD('second')")
                 passwords["now"] = "second"

@@ -24,6 +24,12 @@ def executor(limit: int = 3) -> Executor:
     return Executor(asyncio.get_running_loop(), limit, "test")
 
 
+def hire(threads: Executor) -> Worker:
+    worker = threads.hire()
+    assert isinstance(worker, Worker)
+    return worker
+
+
 async def call(worker: Worker, work: Any) -> Any:
     """Run a job on a worker; raises what it raises."""
     answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -41,7 +47,7 @@ async def call(worker: Worker, work: Any) -> Any:
 @virtual_time
 async def test_a_worker_makes_its_calls_one_after_the_other_on_one_thread() -> None:
     threads = executor()
-    worker = threads.hire()
+    worker = hire(threads)
     order: list[int] = []
     for number in range(50):
         worker.submit(partial(order.append, number), nothing)
@@ -56,11 +62,11 @@ async def test_a_worker_makes_its_calls_one_after_the_other_on_one_thread() -> N
 @virtual_time
 async def test_there_are_never_more_threads_than_the_limit() -> None:
     threads = executor(limit=2)
-    workers = [threads.hire() for _ in range(2)]
+    workers = [hire(threads) for _ in range(2)]
     with pytest.raises(RuntimeError, match="all 2 workers are taken"):
-        threads.hire()
+        hire(threads)
     workers.pop().dismiss()
-    workers.append(threads.hire())
+    workers.append(hire(threads))
     for worker in workers:
         worker.dismiss()
     await threads.wind_up()
@@ -70,7 +76,7 @@ async def test_there_are_never_more_threads_than_the_limit() -> None:
 @virtual_time
 async def test_jobs_that_end_together_are_delivered_in_one_go_and_none_is_lost() -> None:
     threads = executor()
-    workers = [threads.hire() for _ in range(3)]
+    workers = [hire(threads) for _ in range(3)]
     answers = await asyncio.gather(
         *(call(worker, partial(int, n)) for n in range(300) for worker in workers)
     )
@@ -82,7 +88,7 @@ async def test_jobs_that_end_together_are_delivered_in_one_go_and_none_is_lost()
 @virtual_time
 async def test_an_error_leaves_its_thread_without_the_frames_of_the_driver() -> None:
     threads = executor()
-    worker = threads.hire()
+    worker = hire(threads)
 
     class Resource:
         pass
@@ -108,7 +114,7 @@ async def test_an_error_leaves_its_thread_without_the_frames_of_the_driver() -> 
 @virtual_time
 async def test_an_idle_thread_holds_nothing_of_its_last_call() -> None:
     threads = executor()
-    worker = threads.hire()
+    worker = hire(threads)
 
     class Argument:
         pass
@@ -126,7 +132,7 @@ async def test_an_idle_thread_holds_nothing_of_its_last_call() -> None:
 @virtual_time
 async def test_a_dropped_job_is_not_run_but_its_end_is_told() -> None:
     threads = executor()
-    worker = threads.hire()
+    worker = hire(threads)
     gate = threading.Event()
     told: list[object] = []
     worker.submit(lambda: gate.wait(5), nothing)
@@ -168,7 +174,7 @@ def test_an_error_of_a_callback_does_not_cost_the_others_theirs(
 
     loop = asyncio.new_event_loop()
     threads = Executor(loop, 1, "test")
-    worker = threads.hire()
+    worker = hire(threads)
     try:
         loop.run_until_complete(scenario(loop))
     except (KeyboardInterrupt, SystemExit) as problem:
@@ -186,7 +192,7 @@ def test_an_error_of_a_callback_does_not_cost_the_others_theirs(
 
 def test_a_thread_whose_loop_is_closed_runs_its_last_will_and_ends() -> None:
     loop = asyncio.new_event_loop()
-    worker = Executor(loop, 1, "test").hire()
+    worker = hire(Executor(loop, 1, "test"))
     ran = threading.Event()
     worker.last_will = ran.set
     loop.close()
@@ -201,7 +207,7 @@ async def test_winding_up_leaves_a_stuck_thread_behind() -> None:
     fake = Fake()
     fake.ping.once(NEVER)
     threads = executor()
-    stuck, free = threads.hire(), threads.hire()
+    stuck, free = hire(threads), hire(threads)
     stuck.submit(fake.ping.enter, nothing)
     for worker in (stuck, free):
         worker.dismiss()

@@ -32,7 +32,7 @@ SCRIPTS = {
         20 requests, 3 connections, 0 in use
     """,
 }
-TESTED_ELSEWHERE = {"demo", "fastapi_app", "aiohttp_app"}
+TESTED_ELSEWHERE = {"demo", "fastapi_app", "aiohttp_app", "fastapi_postgres"}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

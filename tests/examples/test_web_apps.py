@@ -1,139 +1,94 @@
 """The web applications over real HTTP: a hundred requests at once on four connections."""
 
 import asyncio
-import socket
 import sqlite3
-import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
 
 import pytest
-import uvicorn
-from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
+from aiohttp import ClientError
 
+from support.access import administrator, change, eventually
 from support.examples import load
+from support.servers import PostgresServer
+from support.shops import (
+    CROWD,
+    POOL_SIZE,
+    PostgresCensus,
+    Shop,
+    SQLiteCensus,
+    serve_aiohttp,
+    serve_fastapi,
+    visit,
+)
 
-CROWD = 100
-POOL_SIZE = 4
-
-Serve = Callable[[ModuleType], AbstractAsyncContextManager[str]]
-
-
-@asynccontextmanager
-async def serve_fastapi(example: ModuleType) -> AsyncIterator[str]:
-    """Run uvicorn on a thread, with an event loop of its own."""
-    with socket.create_server(("127.0.0.1", 0), backlog=CROWD) as listener:
-        config = uvicorn.Config(example.app, lifespan="on", log_level="warning", ws="none")
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            await asyncio.to_thread(thread.join)
+ON_SQLITE = {"fastapi_app": serve_fastapi, "aiohttp_app": serve_aiohttp}
+POSTGRES_DRIVERS = ["asyncpg", "psycopg2"]
 
 
-@asynccontextmanager
-async def serve_aiohttp(example: ModuleType) -> AsyncIterator[str]:
-    """Run the application on this loop, as `web.run_app` does on its own."""
-    runner = web.AppRunner(example.make_app())
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        host, port = runner.addresses[0][:2]
-        yield f"http://{host}:{port}"
-    finally:
-        await runner.cleanup()
-
-
-class Census:
-    """Counts the connections to SQLite that are really open, whatever the pool says."""
-
-    def __init__(self) -> None:
-        self.open: set[sqlite3.Connection] = set()
-        self.most = 0
-
-    def connect(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap `sqlite3.connect`."""
-        census = self
-
-        class Counted(sqlite3.Connection):
-            def close(self) -> None:
-                super().close()
-                census.open.discard(self)
-
-        def connect(*args: Any, **kwargs: Any) -> Any:
-            raw = original(*args, factory=Counted, **kwargs)
-            census.open.add(raw)
-            census.most = max(census.most, len(census.open))
-            return raw
-
-        return connect
-
-
-class Answer(NamedTuple):
-    status: int
-    body: Any  # a refusal's is plain text here, JSON there: None
-
-
-@dataclass
-class Shop:
-    """One of the applications, being served."""
-
-    client: ClientSession
-    database: Path
-    census: Census
-
-    async def ask(self, method: str, path: str, body: object = None) -> Answer:
-        async with self.client.request(method, path, json=body) as response:
-            return Answer(response.status, await response.json() if response.ok else None)
-
-    async def ask_all(self, *requests: tuple[str, str, object]) -> list[Answer]:
-        """Send all of the requests at once, each on a connection of its own."""
-        return await asyncio.gather(*(self.ask(*request) for request in requests))
-
-    async def pool_at_rest(self) -> dict[str, Any]:
-        """The pool's figures once it has everything back.
-
-        FastAPI ends a dependency when the answer has been sent, so the client may be quicker.
-        """
-        async with asyncio.timeout(10):
-            while True:
-                figures: dict[str, Any] = (await self.ask("GET", "/pool")).body
-                if figures["in_use"] == figures["connecting"] == figures["waiting"] == 0:
-                    return figures
-                await asyncio.sleep(0.01)
-
-    def read(self, sql: str) -> list[Any]:
-        """Look into the database behind the application's back."""
-        with closing(sqlite3.Connection(self.database)) as raw:  # past the census
-            return raw.execute(sql).fetchall()
-
-
-@pytest.fixture(params=["fastapi_app", "aiohttp_app"])
+@pytest.fixture(
+    params=[
+        *ON_SQLITE,
+        *(
+            pytest.param(driver, id=f"fastapi_postgres-{driver}", marks=pytest.mark.postgres)
+            for driver in POSTGRES_DRIVERS
+        ),
+    ]
+)
 async def shop(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Shop]:
-    serve: dict[str, Serve] = {"fastapi_app": serve_fastapi, "aiohttp_app": serve_aiohttp}
-    database = tmp_path / "shop.db"
-    census = Census()
+    """Each of the applications in turn, and the one on PostgreSQL with each of its drivers."""
+    if request.param in ON_SQLITE:
+        opened = sqlite_shop(request.param, tmp_path / "shop.db", monkeypatch)
+    else:
+        server = request.getfixturevalue("postgres")
+        opened = postgres_shop(request.param, server, monkeypatch)
+    async with opened as shop:
+        yield shop
+
+
+@asynccontextmanager
+async def sqlite_shop(
+    name: str, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Shop]:
+    census = SQLiteCensus(database)
     monkeypatch.setenv("SHOP_DATABASE", str(database))
     monkeypatch.setattr(sqlite3, "connect", census.connect(sqlite3.connect))
-    async with (
-        serve[request.param](load(request.param)) as url,
-        ClientSession(
-            url, timeout=ClientTimeout(30), connector=TCPConnector(limit=CROWD)
-        ) as client,
-    ):
-        yield Shop(client, database, census)
+    async with visit(ON_SQLITE[name](load(name)), census) as shop:
+        yield shop
     assert census.most <= POOL_SIZE
-    assert census.open == set(), "connections are left after the shutdown"
+    assert census.now() == 0, "connections are left after the shutdown"
+
+
+@asynccontextmanager
+async def postgres_shop(
+    driver: str, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Shop]:
+    with postgres_census(driver, server, monkeypatch) as census:
+        async with visit(serve_fastapi(load("fastapi_postgres")), census) as shop:
+            yield shop
+            # Nothing runs, and no transaction is open.
+            await eventually(lambda: census.count("state <> 'idle'") == 0)
+        assert census.most <= POOL_SIZE
+        await eventually(lambda: census.now() == 0)
+
+
+@contextmanager
+def postgres_census(
+    driver: str, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[PostgresCensus]:
+    """Have the shop use a server, and remove its tables at the end."""
+    login = f"{server.user}:{server.password}@{server.host}:{server.port}"
+    monkeypatch.setenv("SHOP_DRIVER", driver)
+    monkeypatch.setenv("SHOP_DSN", f"postgresql://{login}/{server.database}")
+    try:
+        with PostgresCensus.of(server) as census:
+            yield census
+    finally:
+        change(server, "DROP TABLE IF EXISTS purchase, item")
 
 
 async def test_a_hundred_requests_at_once_share_four_connections(shop: Shop) -> None:
@@ -152,11 +107,11 @@ async def test_a_hundred_requests_at_once_share_four_connections(shop: Shop) -> 
 
     figures = await shop.pool_at_rest()
     assert figures["max_size"] == POOL_SIZE
+    assert figures["size"] == figures["idle"] == shop.census.now()
     assert 1 < figures["created"] == shop.census.most <= POOL_SIZE
     assert figures["acquired"] >= 3 * CROWD
     assert figures["wait_seconds"] > 0
     assert figures["timeouts"] == figures["discarded"] == figures["reclaimed"] == 0
-    assert figures["size"] == figures["idle"] == len(shop.census.open)
 
 
 async def test_a_hundred_customers_cannot_buy_more_than_there_is(shop: Shop) -> None:
@@ -193,7 +148,7 @@ async def test_answers_stay_right_while_half_of_the_crowd_asks_for_nonsense(shop
     ] * (CROWD // 10)
     answers = await shop.ask_all(*(request for request, _ in kinds))
     assert [answer.status for answer in answers] == [code for _, code in kinds]
-    assert shop.read("SELECT name, stock, count(*) FROM item GROUP BY name, stock") == [
+    assert shop.read("SELECT name, stock, count(*) FROM item GROUP BY 1, 2 ORDER BY 1") == [
         ("cup", 3, 10),
         ("tea", 980, 1),
     ]
@@ -218,6 +173,34 @@ async def test_customers_who_hang_up_leave_no_connection_behind(shop: Shop) -> N
     figures = await shop.pool_at_rest()
     assert figures["created"] <= POOL_SIZE
     # All or nothing, for those too who did not wait for the answer.
-    [(booked,)] = shop.read("SELECT count(*) FROM purchase")
-    assert shop.read("SELECT stock FROM item") == [(1_000 - booked,)]
+    [(stock, booked)] = shop.read("SELECT stock, (SELECT count(*) FROM purchase) FROM item")
+    assert stock == 1_000 - booked
     assert answered <= booked <= CROWD
+
+
+@pytest.mark.parametrize("driver", POSTGRES_DRIVERS)
+async def test_a_shutdown_cancels_what_the_last_customers_wait_for_in_the_database(
+    driver: str, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        postgres_census(driver, postgres, monkeypatch) as census,
+        administrator(postgres) as till,
+    ):
+        application = load("fastapi_postgres")
+        async with visit(serve_fastapi(application, patience=1), census) as shop:
+            await shop.ask("POST", "/items", {"name": "tea", "stock": 1_000})
+            till.execute("BEGIN; SELECT * FROM item FOR UPDATE")
+            purchase = ("POST", "/items/1/purchases", {"quantity": 1})
+            customers = [asyncio.create_task(shop.ask(*purchase)) for _ in range(CROWD)]
+            await eventually(lambda: census.count("wait_event_type = 'Lock'") == POOL_SIZE)
+        for outcome in await asyncio.gather(*customers, return_exceptions=True):
+            assert isinstance(outcome, ClientError)
+        # The item is still locked: a purchase that nobody had cancelled would still be waiting.
+        await eventually(lambda: census.now() == 0)
+        till.execute("ROLLBACK")
+        assert census.most <= POOL_SIZE
+        assert census.read("SELECT stock FROM item") == [(1_000,)]
+        assert census.read("SELECT * FROM purchase") == []
+        stats = application.pool.stats()
+        assert stats.cancelled == POOL_SIZE
+        assert stats.size == 0

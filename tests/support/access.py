@@ -1,9 +1,13 @@
 """Looks at a pool from outside: ways into the servers that go past it, and its threads."""
 
 import asyncio
+import os
+import signal
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -75,9 +79,24 @@ def kill(server: Server, *backends: int) -> None:
             tell(server, f"KILL {backend}")
 
 
+def kill_all(server: Server) -> None:
+    """End every backend of the ordinary user, also one whose client has gone."""
+    if isinstance(server, PostgresServer):
+        where = f"FROM pg_stat_activity WHERE usename = '{server.user}'"
+        tell(server, f"SELECT pg_terminate_backend(pid, 5000) {where}")
+    else:
+        tell(server, f"KILL USER '{server.user}'")
+
+
 def threads(pool_name: str) -> list[str]:
     """The worker threads of a pool that live."""
     return [t.name for t in threading.enumerate() if t.name.startswith(f"{pool_name}-")]
+
+
+def left_of(pool_name: str) -> list[str]:
+    """The threads and the tasks of a pool that live."""
+    tasks = [task.get_name() for task in asyncio.all_tasks()]
+    return threads(pool_name) + [name for name in tasks if name.startswith(pool_name)]
 
 
 async def eventually(condition: Callable[[], bool], within: float = 30.0) -> None:
@@ -85,6 +104,30 @@ async def eventually(condition: Callable[[], bool], within: float = 30.0) -> Non
     async with asyncio.timeout(within):
         while not condition():  # noqa: ASYNC110 - a server sets no events
             await asyncio.sleep(0.01)
+
+
+@contextmanager
+def frozen(server: Server, *backends: int) -> Iterator[None]:
+    """Stop the server, which goes on to accept connections, but does no more.
+
+    PostgreSQL's other processes go on, unless it is the `backends` that they are.
+    """
+    stopped = [server.pid, *(backends if isinstance(server, PostgresServer) else ())]
+    try:
+        for process in stopped:
+            os.kill(process, signal.SIGSTOP)
+        while not all(_has_stopped(process) for process in stopped):
+            time.sleep(0.001)
+        yield
+    finally:
+        for process in stopped:
+            os.kill(process, signal.SIGCONT)
+
+
+def _has_stopped(process: int) -> bool:
+    """Tell whether every thread has, which takes its time after the signal; Linux says it."""
+    stats = Path(f"/proc/{process}/task").glob("*/stat")
+    return all(stat.read_text().rpartition(")")[2].split()[0] in "tT" for stat in stats)
 
 
 async def backend(server: Server, lender: ConnectionPool | Connection) -> int:

@@ -3,7 +3,8 @@
 import re
 import sqlite3
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count as counting
 from pathlib import Path
@@ -15,7 +16,7 @@ import MySQLdb
 import psycopg2
 
 from asyncdbpool import ConnectionPool
-from support.access import login
+from support.access import left_of, login
 from support.servers import MariaDBServer, PostgresServer
 
 
@@ -51,6 +52,13 @@ class Database:
         """The module's name."""
         return str(self.module.__name__)
 
+    @property
+    def errors(self) -> tuple[type[Exception], ...]:
+        """What the driver's own errors are: PEP 249 has one root for them, asyncpg several."""
+        if self.module is asyncpg:
+            return asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError
+        return (self.module.Error,)
+
     def connect(self) -> Any:
         """Make a blocking connection without a pool."""
         if self.twin is not None:
@@ -60,6 +68,13 @@ class Database:
     def pool(self, **options: Any) -> ConnectionPool:
         """Make a pool; `options` may be connect keywords, too."""
         return ConnectionPool(self.module, **{**self.arguments, **self.options, **options})
+
+    @asynccontextmanager
+    async def opened(self, **options: Any) -> AsyncIterator[ConnectionPool]:
+        """Open a pool, which leaves no thread and no task."""
+        async with self.pool(**options) as pool:
+            yield pool
+        assert left_of(pool.name) == []
 
     def in_mode(self, mode: str) -> Self:
         """Return the same database with transactions begun in one of its `modes`."""

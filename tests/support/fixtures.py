@@ -18,7 +18,7 @@ from support.databases import (
     postgres_on,
     sqlite_at,
 )
-from support.servers import MariaDBServer, PostgresServer
+from support.servers import MariaDBServer, PostgresServer, Server
 
 MODES = [
     *[pytest.param(("sqlite3", mode), id=f"sqlite3-{mode}") for mode in SQLITE_MODES],
@@ -60,11 +60,21 @@ NATIVE = [
     pytest.param("asyncpg", marks=pytest.mark.postgres),
     pytest.param("aiomysql", marks=pytest.mark.mariadb),
 ]
-with_every_driver = pytest.mark.parametrize("database", [*BLOCKING, *NATIVE], indirect=True)
+EVERY = [*BLOCKING, *NATIVE]
+SERVED = [*BLOCKING[1:], *NATIVE]
+"""For a module's own fixture `database`; `server` is the server of each of these."""
+
+with_every_driver = pytest.mark.parametrize("database", EVERY, indirect=True)
 """Has the fixture `database`, and what is made from it, take each of the five drivers in turn."""
 
 with_native_drivers = pytest.mark.parametrize("database", NATIVE, indirect=True)
 """The same with the two native ones."""
+
+with_blocking_drivers = pytest.mark.parametrize("database", BLOCKING, indirect=True)
+"""The same with the three blocking ones."""
+
+with_blocking_servers = pytest.mark.parametrize("database", BLOCKING[1:], indirect=True)
+"""The same with the two blocking ones that have a server."""
 
 
 @pytest.fixture
@@ -85,17 +95,18 @@ def database(request: pytest.FixtureRequest) -> Database:
 
     A test that takes native drivers too says so with `with_every_driver` or `with_native_drivers`.
     """
-    return _described(request, request.param)
+    return described(request, request.param)
 
 
 @pytest.fixture(params=MODES)
 def database_in_mode(request: pytest.FixtureRequest) -> Database:
     """Each of the three databases with each of its ways to begin a transaction."""
     name, mode = request.param
-    return _described(request, name).in_mode(mode)
+    return described(request, name).in_mode(mode)
 
 
-def _described(request: pytest.FixtureRequest, name: str) -> Database:
+def described(request: pytest.FixtureRequest, name: str) -> Database:
+    """Return the database for a driver."""
     fixture = {
         "sqlite3": "sqlite",
         "psycopg2": "postgresql",
@@ -110,10 +121,22 @@ def _described(request: pytest.FixtureRequest, name: str) -> Database:
 @pytest.fixture
 def activity(request: pytest.FixtureRequest, database: Database) -> Iterator[Activity]:
     """The fixture `database`, with a view on what happens there."""
-    fixture = {"psycopg2": "postgres", "MySQLdb": "mariadb"}.get((database.twin or database).name)
-    server = None if fixture is None else request.getfixturevalue(fixture)
-    with observed(database, server) as activity:
+    with observed(database, _server_of(request, database)) as activity:
         yield activity
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest, database: Database) -> Server:
+    """The server of the fixture `database`."""
+    found = _server_of(request, database)
+    assert found is not None, f"{database.name} has no server"
+    return found
+
+
+def _server_of(request: pytest.FixtureRequest, database: Database) -> Server | None:
+    fixture = {"psycopg2": "postgres", "MySQLdb": "mariadb"}.get((database.twin or database).name)
+    found: Server | None = None if fixture is None else request.getfixturevalue(fixture)
+    return found
 
 
 @pytest.fixture

@@ -345,10 +345,11 @@ def free_port() -> int:
     """A TCP port that nobody listens on.
 
     It lies below the range from which clients get theirs: while a server restarts, a client that
-    keeps trying its port must not be given that very port, and so be connected to itself.
+    keeps trying its port must not be given that very port, and so be connected to itself. The
+    usual random numbers are the same in every process of a run of the tests.
     """
     while True:
-        port = random.randrange(20_000, 30_000)  # noqa: S311
+        port = random.SystemRandom().randrange(20_000, 30_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((Server.host, port))
             return port

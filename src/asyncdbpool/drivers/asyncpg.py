@@ -203,7 +203,8 @@ class AsyncpgDriver(NativeDriver):
         """
         module = self.module
         stale = (module.InvalidCachedStatementError, module.OutdatedSchemaCacheError)
-        if not isinstance(error, (module.PostgresError, module.InterfaceError)):
+        own = (module.PostgresError, module.InterfaceError, module.InternalClientError)
+        if not isinstance(error, own):
             return False
         code = getattr(error, "sqlstate", None)  # an InterfaceError has none
         gone = raw.is_closed() and not getattr(raw, "_aborted", False)
