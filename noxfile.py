@@ -81,6 +81,7 @@ import nox
 
 PYTHONS = ["3.11", "3.12", "3.13"]
 LOOPS = ["asyncio", "uvloop"]
+PROCESSES = "3"  # for the test suite, which waits more than it computes; each has its own servers
 IN_CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}
 
 nox.needs_version = ">=2025.2"
@@ -156,7 +157,8 @@ def tests(session: nox.Session) -> None:
         session.notify("coverage")
     runner = ["coverage", "run", "-m", "pytest"] if measured else ["python", "-m", "pytest"]
     # The rooms with their own sessions are left out.
-    chosen = session.posargs or ["--ignore=tests/examples", "--ignore=tests/docs"]
+    whole = ["--numprocesses", PROCESSES, "--ignore=tests/examples", "--ignore=tests/docs"]
+    chosen = session.posargs or whole
     at_the_ends = session.python in {PYTHONS[0], PYTHONS[-1]}
     for loop in LOOPS if at_the_ends else LOOPS[:1]:
         session.run(*runner, *chosen, env={"ASYNCDBPOOL_LOOP": loop})
