@@ -947,3 +947,21 @@ def test_a_pool_whose_loop_was_closed_starts_afresh_on_the_next(
 
     asyncio.run(again())
     gc.collect()
+
+
+async def test_a_function_in_run_cannot_wait_for_its_own_end(pool: ConnectionPool) -> None:
+    async with pool.connection() as conn:
+
+        async def directly(raw: Any) -> None:
+            await conn.fetchval("SELECT 1")
+
+        async def in_a_task(raw: Any) -> None:
+            await asyncio.gather(conn.fetchval("SELECT 1"))
+
+        async def by_returning(raw: Any) -> None:
+            await pool.put(conn)
+
+        for function in (directly, in_a_task, by_returning):
+            with pytest.raises(PoolError, match="has the driver's connection to itself"):
+                await conn.run(function)
+        assert await conn.fetchval("SELECT 2") == 2

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 
 from asyncdbpool import Connection, ConnectionPool, PoolError
@@ -137,6 +138,11 @@ async def test_a_cancelled_block_does_not_wait_for_a_rollback_that_hangs() -> No
 # MySQL and MariaDB, which tell of a transaction with some answers only
 
 
+on_postgres = pytest.mark.parametrize(
+    "database",
+    [pytest.param(name, marks=pytest.mark.postgres) for name in ("psycopg2", "asyncpg")],
+    indirect=True,
+)
 on_mariadb = pytest.mark.parametrize(
     "database",
     [pytest.param(name, marks=pytest.mark.mariadb) for name in ("MySQLdb", "aiomysql")],
@@ -272,3 +278,44 @@ async def test_a_statement_that_fails_inside_of_a_block_spares_the_rest_of_it(
             await conn.execute("INSERT INTO items VALUES (1, 'new')")
         await conn.execute("INSERT INTO items VALUES (11, 'after')")
     assert await pool.fetch_val("SELECT count(*) FROM items") == 11
+
+
+@on_postgres
+@pytest.mark.usefixtures("items")
+async def test_a_block_that_postgresql_would_answer_with_rollback_says_so(
+    database: Database, pool: ConnectionPool
+) -> None:
+    failed = pytest.raises(database.errors, match="current transaction is aborted")
+    with failed:
+        async with pool.transaction() as conn:
+            await conn.execute("INSERT INTO items VALUES (1, 'lost')")
+            with pytest.raises(database.errors, match="nothing"):
+                await conn.execute("SELECT nothing")
+    assert await pool.fetch_val("SELECT count(*) FROM items") == 0
+    assert pool.stats().discarded == 0
+
+
+@on_postgres
+@pytest.mark.usefixtures("items")
+async def test_a_savepoint_that_was_rolled_back_leaves_the_rest_to_be_committed(
+    database: Database, pool: ConnectionPool
+) -> None:
+    async with pool.transaction() as conn:
+        await conn.execute("INSERT INTO items VALUES (1, 'kept')")
+        with pytest.raises(database.errors, match="nothing"):
+            async with conn.transaction():
+                await conn.execute("SELECT nothing")
+    assert await pool.fetch_val("SELECT count(*) FROM items") == 1
+
+
+async def test_a_function_that_swallows_an_error_of_postgresql_is_not_told_that_all_is_well(
+    postgresql: Database,
+) -> None:
+    def swallow(raw: Any) -> None:
+        with raw.cursor() as cursor, suppress(psycopg2.Error):
+            cursor.execute("SELECT nothing")
+
+    async with postgresql.pool() as pool:
+        with pytest.raises(psycopg2.Error, match="current transaction is aborted"):
+            await pool.run(swallow)
+        assert await pool.fetch_val("SELECT 1") == 1

@@ -305,7 +305,8 @@ async def test_a_closed_pool_may_be_opened_again() -> None:
     async with fake.pool(min_size=1) as pool:
         for _ in range(3):
             async with pool:
-                assert await pool.fetch_val("SELECT n") == 1
+                assert (await pool.fetch_val("SELECT n"), pool.closed) == (1, False)
+            assert (pool.size, pool.closed) == (0, True)
             check_invariants(pool)
         assert (pool.stats().acquired, pool.stats().created) == (3, 3)
 

@@ -160,7 +160,10 @@ async def test_execute_counts_the_rows_that_it_changed(
     assert await pool.execute("DELETE FROM wares WHERE id = 7") == 0
     many = await pool.execute_many(database.sql("INSERT INTO wares VALUES (?, ?)"), sets)
     assert many == line.many
-    assert written(database) == [1, 2, 3, 4, 5]
+    async with pool.connection() as conn, conn.transaction():
+        sql = database.sql("INSERT INTO wares VALUES (?, ?)")
+        assert await conn.execute_many(sql, [(6, "six"), (7, "seven"), (8, "eight")]) == many
+    assert written(database) == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
 async def test_a_one_shot_that_fails_leaves_nothing_and_its_connection_goes_on(

@@ -363,3 +363,24 @@ async def test_giving_up_before_a_thread_was_started() -> None:
         pool._engine.abandon()
         await asyncio.wait([waiter])
         assert waiter.exception() is not None
+
+
+@pytest.mark.parametrize("predicate", ["is_transient", "is_disconnect", "has_rolled_back"])
+@virtual_time
+async def test_a_driver_that_cannot_judge_an_error_does_not_hide_it(predicate: str) -> None:
+    def cannot_judge(*args: object) -> bool:
+        raise TypeError("unhashable type: 'dict'")
+
+    fake = Fake()
+    driver = FakeDriver(fake)
+    setattr(driver, predicate, cannot_judge)
+    fake.connect.once(fake.Error({"strange": "argument"}))
+    fake.execute.once(fake.Error({"strange": "argument"}))
+    async with fake.pool(driver=driver, retry_connect=60, max_size=1) as pool:
+        with pytest.raises(fake.Error, match="strange"):
+            await pool.get()
+        with pytest.raises(fake.Error, match="strange"):
+            await pool.execute("UPDATE t")
+        assert await pool.execute("UPDATE t") == 1
+        assert pool.stats().discarded == (predicate == "is_disconnect"), "unknown means closed"
+        check_invariants(pool)

@@ -112,6 +112,26 @@ async def test_an_error_leaves_its_thread_without_the_frames_of_the_driver() -> 
 
 
 @virtual_time
+async def test_an_error_of_the_callers_own_leaves_its_thread_without_harm_to_the_caller() -> None:
+    threads = executor()
+    worker = hire(threads)
+
+    def work(error: Exception) -> None:
+        raise LookupError("second") from error
+
+    async def handle() -> str:
+        try:
+            raise KeyError("first")
+        except KeyError as error:
+            with pytest.raises(LookupError, match="second"):
+                await call(worker, partial(work, error))
+        return "handled"
+
+    assert await asyncio.create_task(handle()) == "handled"
+    worker.dismiss()
+
+
+@virtual_time
 async def test_an_idle_thread_holds_nothing_of_its_last_call() -> None:
     threads = executor()
     worker = hire(threads)
