@@ -5,6 +5,7 @@ import gc
 import io
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -965,3 +966,36 @@ async def test_a_function_in_run_cannot_wait_for_its_own_end(pool: ConnectionPoo
             with pytest.raises(PoolError, match="has the driver's connection to itself"):
                 await conn.run(function)
         assert await conn.fetchval("SELECT 2") == 2
+
+
+async def test_a_function_that_outlives_its_cancelled_caller_commits_nothing(
+    pool: ConnectionPool,
+) -> None:
+    await pool.execute("DROP TABLE IF EXISTS stubborn")
+    await pool.execute("CREATE TABLE stubborn (n integer)")
+    inserted = asyncio.Event()
+
+    async def swallow(raw: Any) -> None:
+        await raw.execute("INSERT INTO stubborn VALUES (1)")
+        inserted.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+
+    task = asyncio.create_task(pool.run(swallow))
+    await inserted.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    await eventually(lambda: pool.free == pool.max_size)
+    assert await pool.fetch_val("SELECT count(*) FROM stubborn") == 0
+    await pool.execute("DROP TABLE stubborn")
+
+
+async def test_rows_that_came_before_an_error_are_read_before_it(conn: Any) -> None:
+    seen: list[int] = []
+    falling = "SELECT 10 / (3 - n) FROM generate_series(1, 9) n"
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        async with conn.transaction():
+            async for (quotient,) in conn.cursor(falling, prefetch=1):
+                seen.append(quotient)  # noqa: PERF401 - what comes before the error counts
+    assert seen == [5, 10]

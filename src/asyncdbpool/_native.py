@@ -137,10 +137,10 @@ class NativeSession:
         ends = getattr(operation, "__func__", None) in _ENDS
         failure: BaseException | None = None
         self.standing.begin_operation()
-        await self._settle()
         self._running, self._hit = token, False
         self._in_users_hands = self._interrupted = False
         try:
+            await self._settle()
             if not ends:
                 self.standing.refuse_if_broken()
             return await operation(*args)
@@ -271,9 +271,7 @@ class NativeSession:
         try:
             while len(items) < count:
                 items.append(await anext(iterator))
-        except BaseException as error:
-            if not items and not isinstance(error, StopAsyncIteration):
-                raise
+        except Exception as error:  # noqa: BLE001 - raised where the reader gets to it
             return items, error
         return items, None
 
@@ -372,7 +370,7 @@ class NativeSession:
 
     def _refuse_if_hit(self) -> None:
         """Commit nothing for a caller who is gone: a killed statement may end "successfully"."""
-        if self._hit:
+        if self._hit or self._interrupted:
             raise PoolError(f"pool {self._pool!r}: cancelled, so nothing is committed")
 
     # Between two borrowers

@@ -212,8 +212,9 @@ class AsyncpgDriver(NativeDriver):
 
     def is_transient(self, error: BaseException) -> bool:
         """Refused, reset, timed out, starting up, in recovery, too many connections."""
-        if isinstance(error, self.module.PostgresError):
-            return error.sqlstate in _SOON
+        code = getattr(error, "sqlstate", None)
+        if code is not None:
+            return code in _SOON
         numbers = {int(number) for number in re.findall(r"\[Errno (\d+)\]", str(error))}
         refused = isinstance(error, OSError) and bool(numbers) and numbers <= set(TRANSIENT)
         return refused or super().is_transient(error)

@@ -104,7 +104,8 @@ class Guest:
             if not rows:
                 if isinstance(end, StopAsyncIteration):
                     return
-                raise end if end is not None else RuntimeError("no rows and no end")
+                assert end is not None  # noqa: S101 - otherwise there would be rows
+                raise end
             yield rows.popleft()
 
     async def __anext__(self) -> Any:
