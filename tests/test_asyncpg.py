@@ -997,5 +997,5 @@ async def test_rows_that_came_before_an_error_are_read_before_it(conn: Any) -> N
     with pytest.raises(asyncpg.DivisionByZeroError):
         async with conn.transaction():
             async for (quotient,) in conn.cursor(falling, prefetch=1):
-                seen.append(quotient)  # noqa: PERF401 - what comes before the error counts
+                seen.append(quotient)
     assert seen == [5, 10]
