@@ -5,7 +5,10 @@ import importlib
 import inspect
 import re
 from pathlib import Path
+from typing import Any
 
+import aiomysql
+import asyncpg
 import pytest
 
 import asyncdbpool
@@ -209,6 +212,20 @@ def test_the_table_of_drivers_is_what_the_drivers_say() -> None:
         assert options >= set(driver.transaction_options)
         file = f"{type(driver).__module__.rpartition('.')[2]}.py"
         assert table["file"][column] == f"`{file}`"
+
+
+@pytest.mark.parametrize(("driver", "title"), [(asyncpg, "asyncpg's"), (aiomysql, "aiomysql's")])
+def test_nothing_that_a_drivers_own_pool_offers_is_left_out(driver: Any, title: str) -> None:
+    table = rows(DRIVERS, "asyncpg's `Pool`")
+    column = {"asyncpg's": 0, "aiomysql's": 1}[title]
+    listed = " ".join(name for row in table for name in quoted(row[column]))
+    options = set(inspect.signature(driver.create_pool).parameters)
+    offered = {name for name in vars(driver.pool.Pool) if not name.startswith("_")} | options
+    # Every connect keyword passes through; a pool has the loop that it is used on.
+    offered -= {"dsn", "kwargs", "connect_kwargs", "loop"}
+    offered = {re.sub("^copy_.*", "copy_", re.sub("^get_.*_size", "get_size", o)) for o in offered}
+    assert {name for name in offered if not re.search(rf"\b{name}", listed)} == set()
+    assert all(row[2] not in ("", "—") for row in table), "and there is something in its place"
 
 
 @pytest.mark.parametrize(
