@@ -83,7 +83,8 @@ class Engine:
         """Wait for a permit, unless there is one already, and then for a connection."""
         task = asyncio.current_task()
         began = self.waiters[task] = self.loop.time()
-        limit = asyncio.timeout_at(None if timeout is None else began + timeout)
+        deadline = None if timeout is None else began + timeout
+        limit = asyncio.timeout_at(deadline if permit else None)
         suspicion: asyncio.TimerHandle | None = None
         deadlock: list[PoolDeadlock] = []
         try:
@@ -91,8 +92,10 @@ class Engine:
                 try:
                     if not permit:
                         self._refuse_if_hopeless()
-                        doubt = _DOUBT if timeout is None else timeout / 2
-                        suspicion = self.loop.call_later(doubt, self._suspect, limit, deadlock)
+                        doubt = began + (_DOUBT if timeout is None else timeout / 2)
+                        suspicion = self.loop.call_at(
+                            doubt, self._suspect, limit, deadline, deadlock
+                        )
                         await self.permits.acquire()
                         permit = True
                     self.refuse_if_closed()
@@ -461,11 +464,18 @@ class Engine:
         if self._is_deadlocked(certain=True):
             raise self._deadlock()
 
-    def _suspect(self, limit: asyncio.Timeout, deadlock: list[PoolDeadlock]) -> None:
-        """Give up half-way where nothing speaks against a deadlock any more."""
+    def _suspect(
+        self, limit: asyncio.Timeout, deadline: float | None, deadlock: list[PoolDeadlock]
+    ) -> None:
+        """Give up half-way where nothing speaks against a deadlock any more, or go on.
+
+        Until then the deadline is not set: few waits last that long, and each timer has its price.
+        """
         if self._is_deadlocked(certain=False):
             deadlock.append(self._deadlock())
             limit.reschedule(self.loop.time())
+        else:
+            limit.reschedule(deadline)
 
     def _is_deadlocked(self, *, certain: bool) -> bool:
         """Tell whether every lease is held by a task that itself waits here.
