@@ -7,10 +7,12 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from asyncdbpool._queries import CHUNK
+
 if TYPE_CHECKING:
     from asyncdbpool._session import Session
 
-__all__ = ["BATCH", "CHUNK", "END", "CursorCore"]
+__all__ = ["BATCH", "END", "CursorCore"]
 
 BATCH = 256
 """Rows brought along in one hop to the thread and back."""
@@ -19,9 +21,6 @@ END = object()
 """What `CursorCore.next()` returns after the last row."""
 
 _MODES = ("relative", "absolute")
-
-CHUNK = 500
-"""Rows made at a time while the rest of a result is fetched; the GIL is offered in between."""
 
 
 class CursorCore:

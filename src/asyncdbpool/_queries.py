@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from asyncdbpool._cursor import CHUNK
-
 if TYPE_CHECKING:
     from asyncdbpool.drivers import Driver
 
-__all__ = ["column_of", "execute", "execute_many", "fetch_all", "fetch_one"]
+__all__ = ["CHUNK", "column_of", "execute", "execute_many", "fetch_all", "fetch_one"]
+
+CHUNK = 500
+"""Rows made at a time while the rest of a result is fetched; the GIL is offered in between."""
 
 
 def fetch_all(driver: Driver, raw: Any, sql: Any, params: Any) -> list[Any]:
