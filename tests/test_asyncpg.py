@@ -999,3 +999,45 @@ async def test_rows_that_came_before_an_error_are_read_before_it(conn: Any) -> N
             async for (quotient,) in conn.cursor(falling, prefetch=1):
                 seen.append(quotient)
     assert seen == [5, 10]
+
+
+async def test_an_error_that_an_iteration_has_not_come_to_fails_the_block(
+    pool: ConnectionPool,
+) -> None:
+    rows = "SELECT 1 / (20 - n) FROM generate_series(1, 100) AS n"
+    with pytest.raises(asyncpg.InFailedSQLTransactionError):
+        async with pool.transaction() as conn:
+            async for _ in conn.cursor(rows, prefetch=5):
+                break
+
+
+async def test_a_function_whose_caller_has_gone_before_it_began_is_never_called(
+    pool: ConnectionPool,
+) -> None:
+    called = 0
+
+    async def function(raw: Any) -> None:
+        nonlocal called
+        called += 1
+
+    before = 0
+    for steps in range(12):
+        task = asyncio.create_task(pool.run(function))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        before += task.cancelled()
+        await eventually(lambda: pool.free == pool.max_size)
+    assert before == 12
+    assert called == 0
+    assert pool.stats().discarded == 0
+
+
+async def test_what_is_said_of_a_lease_shows_no_parameters(
+    pool: ConnectionPool, conn: Any
+) -> None:
+    statement = await conn.prepare("SELECT $1::text")
+    await statement.executemany([("secret",)])
+    await conn.fetch("SELECT $1::text", "secret")
+    assert "secret" not in str(pool.dump()[0])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 from typing import Any
 
+import aiomysql
+import MySQLdb
 import psycopg2
 import pytest
 
@@ -210,7 +212,7 @@ def broken() -> AbstractContextManager[Any]:
     return pytest.raises(PoolError, match="rolled back the whole transaction")
 
 
-async def run_into_a_deadlock(light: Connection, heavy: Connection) -> None:
+async def run_into_a_deadlock(light: Connection | Wrapping, heavy: Connection) -> None:
     """Have the database choose `light` as a deadlock's victim, for it has changed less."""
     await heavy.execute("UPDATE items SET name = 'heavy' WHERE id BETWEEN 2 AND 7")
     await light.execute("UPDATE items SET name = 'light' WHERE id = 1")
@@ -319,3 +321,68 @@ async def test_a_function_that_swallows_an_error_of_postgresql_is_not_told_that_
         with pytest.raises(psycopg2.Error, match="current transaction is aborted"):
             await pool.run(swallow)
         assert await pool.fetch_val("SELECT 1") == 1
+
+
+@on_mariadb
+@pytest.mark.usefixtures("unique_items")
+async def test_a_deadlock_inside_of_another_error_breaks_the_block_too(
+    database: Database, pool: ConnectionPool
+) -> None:
+    async with pool.connection() as heavy:
+        with broken():
+            async with pool.transaction() as light:
+                await light.execute("INSERT INTO items VALUES (10, 'before')")
+                with pytest.raises(RuntimeError, match="wrapped"):
+                    await run_into_a_deadlock(Wrapping(light, database), heavy)
+                with pytest.raises(PoolError, match="leave the block, or roll back"):
+                    await light.execute("INSERT INTO items VALUES (11, 'after')")
+        await heavy.rollback()
+    assert await pool.fetch_val("SELECT count(*) FROM items") == 9
+
+
+class Wrapping:
+    """A connection whose statements are run by a function that wraps its errors."""
+
+    def __init__(self, conn: Connection, database: Database) -> None:
+        self._conn = conn
+        self._native = database.native
+
+    async def execute(self, sql: str) -> None:
+        def blocking(raw: Any) -> None:
+            try:
+                with closing(raw.cursor()) as cursor:
+                    cursor.execute(sql)
+            except MySQLdb.Error as error:
+                raise RuntimeError("wrapped") from error
+
+        async def native(raw: Any) -> None:
+            try:
+                async with raw.cursor() as cursor:
+                    await cursor.execute(sql)
+            except aiomysql.Error as error:
+                raise RuntimeError("wrapped") from error
+
+        await self._conn.run(native if self._native else blocking)
+
+
+@on_mariadb
+async def test_a_block_takes_over_what_a_failed_procedure_has_begun(
+    database: Database, items: str
+) -> None:
+    database.change(
+        "DROP PROCEDURE IF EXISTS half",
+        "CREATE PROCEDURE half() BEGIN START TRANSACTION;"
+        f" INSERT INTO {items} VALUES (1, 'half'); SIGNAL SQLSTATE '45000'; END",
+    )
+    async with database.pool(autocommit=True, max_size=1) as pool:
+        async with pool.connection() as conn:
+            with pytest.raises(database.errors):
+                await conn.fetch_all("CALL half()")
+            with pytest.raises(ZeroDivisionError):
+                async with conn.transaction():
+                    raise ZeroDivisionError
+        with pytest.raises(database.errors):
+            await pool.fetch_all("CALL half()")
+        assert await pool.fetch_val(f"SELECT count(*) FROM {items}") == 0
+        assert pool.stats().discarded == 0
+    database.change("DROP PROCEDURE half")

@@ -228,6 +228,7 @@ class CursorCore:
         try:
             self._many_type = self._session.driver.fetch(self.raw, count, self.rows)
         except Exception as error:  # noqa: BLE001 - raised where the reader gets to it
+            self._session.fail_late(error)
             self._error = error
         got = len(self.rows) - before
         self._read += got

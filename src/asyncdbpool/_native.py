@@ -68,6 +68,7 @@ class NativeSession:
         self._running: object = None  # the token of what runs
         self._in_users_hands = False  # it waits for the user's own code
         self._interrupted = False  # that was cancelled
+        self._forsaken: object = None  # the token of an operation whose caller has gone
         self._hit = False  # a cancel has been sent for it
         self._cancel_under_way: tuple[anyio.CancelScope, asyncio.Event] | None = None
 
@@ -205,17 +206,22 @@ class NativeSession:
 
         A driver that does not survive that is given a moment to see the cancel in the database.
         """
-        if self._running is token and self._in_users_hands and not self._interrupted:
-            if self.driver.survives_cancellation:
-                self._interrupt(token)
-            else:
-                loop = asyncio.get_running_loop()
-                loop.call_later(_TO_NOTICE, self._interrupt, token)
+        self._forsaken = token
+        if self.driver.survives_cancellation:
+            self._interrupt(token)
+        else:
+            asyncio.get_running_loop().call_later(_TO_NOTICE, self._interrupt, token)
 
     def _interrupt(self, token: object) -> None:
-        if self._running is token:
+        if self._running is token and self._in_users_hands and not self._interrupted:
             self._interrupted = True
             self._worker.interrupt()
+
+    def _hand_over_to_user(self) -> None:
+        """Let the user's own code have its way, unless its caller has gone."""
+        if self._forsaken is not None and self._forsaken is self._running:
+            raise PoolError(f"pool {self._pool!r}: its caller was cancelled before it began")
+        self._in_users_hands = True
 
     # Operations
 
@@ -243,7 +249,8 @@ class NativeSession:
         self, owner: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Call a method of the driver's own connection, or of a guest's, in its turn."""
-        self._in_users_hands = name in self.driver.calls_users_code
+        if name in self.driver.calls_users_code:
+            self._hand_over_to_user()
         if owner is self.raw and not (args or kwargs):
             kwargs = dict(self.driver.defaults.get(name, {}))
         self._note(owner, name, args, kwargs)
@@ -271,7 +278,11 @@ class NativeSession:
         try:
             while len(items) < count:
                 items.append(await anext(iterator))
+        except StopAsyncIteration as end:
+            return items, end
         except Exception as error:  # noqa: BLE001 - raised where the reader gets to it
+            self._learn_from(error)
+            self.standing.fail(self.raw, error)
             return items, error
         return items, None
 
@@ -285,7 +296,7 @@ class NativeSession:
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Any:
         """Call `fn(raw, *args, **kwargs)`."""
-        self._in_users_hands = True
+        self._hand_over_to_user()
         try:
             return await fn(self.raw, *args, **kwargs)
         finally:
@@ -296,6 +307,9 @@ class NativeSession:
         """Open a transaction, or a savepoint inside of one; return how deep it is."""
         standing = self.standing
         await self._make_way()
+        if standing.unsure:
+            await self.driver.learn(self.raw)
+            standing.look(self.raw)
         if standing.is_nested(options):
             await self.driver.savepoint(self.raw, standing.savepoint)
         else:

@@ -169,6 +169,11 @@ class Session:
         except Exception:  # noqa: BLE001 - the error itself must not be lost with it
             self.doubtful = True
 
+    def fail_late(self, error: BaseException) -> None:
+        """Take note of an error that a reader will meet later, or never."""
+        self._learn_from(error)
+        self.standing.fail(self.raw, error)
+
     def _absorb_cancel(self) -> None:
         """See to it that the cancel hits nothing later."""
         try:
@@ -261,6 +266,9 @@ class Session:
     def begin(self, block: object, options: Mapping[str, Any]) -> int:
         """Open a transaction, or a savepoint inside of one; return how deep it is."""
         standing = self.standing
+        if standing.unsure:
+            self.driver.learn(self.raw)
+            standing.look(self.raw)
         if standing.is_nested(options):
             self.driver.savepoint(self.raw, standing.savepoint)
         else:

@@ -24,6 +24,7 @@ class Standing:
         blocks: The open `transaction()` blocks, outermost first.
         broken: True where the database has rolled back what the borrower believes in.
         shaken: True where a statement of the transaction may have failed.
+        unsure: True where something may have been begun that the driver does not know of.
     """
 
     __slots__ = (
@@ -32,11 +33,11 @@ class Standing:
         "_known",
         "_options",
         "_pool",
-        "_unsure",
         "blocks",
         "broken",
         "open",
         "shaken",
+        "unsure",
     )
 
     def __init__(self, pool: str, driver: BaseDriver) -> None:
@@ -44,7 +45,7 @@ class Standing:
         self._driver = driver
         self._ended = False  # the operation that runs has committed or rolled back last
         self._known: bool | None = False  # what the driver has said last, None for nothing
-        self._unsure = False  # something may have been begun that the driver does not know of
+        self.unsure = False
         self._options: Mapping[str, Any] = {}  # what the outermost block was begun with
         self.open = False
         self.blocks: list[object] = []
@@ -70,13 +71,26 @@ class Standing:
         if error is not None:
             self.doubt(raw)
         self.look(raw)
-        if ends:
-            return
         gone = before and self._known is False
-        if error is not None and self._has_rolled_back(error):
-            gone = True
-        if gone and (hit or (error is not None and self.blocks)):
+        if gone and not ends and (hit or (error is not None and self.blocks)):
             self.broken = True
+        if error is not None and not ends:
+            self._look_at(error)
+
+    def fail(self, raw: Any, error: BaseException) -> None:
+        """Note an error in the middle of an operation, which itself goes on."""
+        self.doubt(raw)
+        self._look_at(error)
+
+    def _look_at(self, error: BaseException) -> None:
+        """Look whether the database has rolled back for it, or for one that it comes from."""
+        link: BaseException | None = error
+        seen: set[int] = set()
+        while link is not None and id(link) not in seen:
+            seen.add(id(link))
+            if self.blocks and self._has_rolled_back(link):
+                self.broken = True
+            link = link.__cause__ or link.__context__
 
     def _has_rolled_back(self, error: BaseException) -> bool:
         try:
@@ -91,24 +105,24 @@ class Standing:
         except Exception:  # noqa: BLE001 - a broken connection proves nothing
             self._known = True
         known = not self._ended if self._known is None else self._known
-        self.open = known or self._unsure
+        self.open = known or self.unsure
 
     def doubt(self, raw: Any) -> None:
         """Note that a statement may have failed, unseen by the driver's own account."""
         self.shaken = True
         try:
-            self._unsure = self._unsure or self._driver.is_blind_after_error(raw)
+            self.unsure = self.unsure or self._driver.is_blind_after_error(raw)
         except Exception:  # noqa: BLE001 - as above
-            self._unsure = True
+            self.unsure = True
 
     def wants_end(self, raw: Any) -> bool:
         """Tell, in the middle of an operation, whether there is something to end."""
-        return self._unsure or self._driver.in_transaction(raw) is not False
+        return self.unsure or self._driver.in_transaction(raw) is not False
 
     def end(self) -> None:
         """Note that the whole transaction was committed or rolled back."""
         self._ended = True
-        self._unsure = self.shaken = False
+        self.unsure = self.shaken = False
 
     def start_over(self) -> None:
         """Forget the borrower; where nothing was open, nothing has to be ended."""

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, ItemsView, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from asyncdbpool._borrowing import Borrowing, Transacting
 from asyncdbpool._options import DEFAULT, Cleanup, Credentials, Default, checked_size
@@ -244,8 +244,11 @@ def _asking(entry: Credentials, driver: BaseDriver, dbname: str | None) -> Crede
     async def later(given: Awaitable[Any]) -> Any:
         return named(await given)
 
+    async def ask_later() -> Any:
+        return named(await cast("Awaitable[Any]", entry()))
+
     def ask() -> Any:
         given = entry()
         return later(given) if inspect.isawaitable(given) else named(given)
 
-    return ask
+    return ask_later if inspect.iscoroutinefunction(entry) else ask

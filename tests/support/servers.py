@@ -174,7 +174,13 @@ class Server(ABC):
         with self._log.open("ab") as log:
             options: dict[str, Any] = {
                 "cwd": self._home,
-                "env": {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"},
+                "env": {
+                    "PATH": os.environ.get("PATH", os.defpath),
+                    "LC_ALL": "C",
+                    "TZ": "UTC",
+                    # A MariaDB that starts clears the temporary tables of any other away.
+                    "TMPDIR": str(self._home),
+                },
                 "stdin": subprocess.DEVNULL,
                 "stdout": log,
                 "stderr": log,

@@ -103,6 +103,10 @@ class AiomysqlDriver(NativeDriver):
         """An error comes without flags, and a statement that fails may have begun something."""
         return True
 
+    async def learn(self, raw: Any) -> None:
+        """Run a statement that does nothing, whose answer brings the flags."""
+        await self.run(raw, "DO 0")
+
     def has_rolled_back(self, error: BaseException) -> bool:
         """A deadlock does, say."""
         return _mysql.number(error, self.module) in _mysql.ROLLED_BACK

@@ -63,7 +63,7 @@ class Guest:
         driver = self._lease.session.driver
         if name.startswith(("execute", "callproc")):
             self._tear(False)
-            self._lease.statement = args[0] if args else None
+            self._lease.statement = args[0] if args and isinstance(args[0], str) else None
         elif self._torn and driver.loses_rows(self._raw, name):
             raise PoolError(
                 f"pool {self._lease.lender.name!r}: rows of this cursor went with a call that was "
