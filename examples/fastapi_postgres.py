@@ -1,4 +1,4 @@
-"""The same shop on PostgreSQL, with asyncpg or with psycopg2: the handlers do not know which.
+"""The shop of fastapi_app.py on PostgreSQL, with asyncpg or psycopg2: no handler knows which.
 
     SHOP_DRIVER=asyncpg SHOP_DSN=postgresql://localhost/shop uvicorn fastapi_postgres:app
     SHOP_DRIVER=psycopg2 SHOP_DSN=postgresql://localhost/shop uvicorn fastapi_postgres:app
@@ -17,10 +17,10 @@ from pydantic import BaseModel, Field
 
 from asyncdbpool import Connection, ConnectionPool, PoolStats
 
-DRIVER = os.environ.get("SHOP_DRIVER", "asyncpg")
+DRIVER = os.environ.get("SHOP_DRIVER", "asyncpg")  # or psycopg2
 DSN = os.environ.get("SHOP_DSN", "postgresql://localhost/shop")
 
-# The one difference that the pool leaves: how a driver marks the parameters of a statement.
+# The one difference that these handlers meet: how a driver marks a statement's parameters.
 MARKS = {"asyncpg": ("$1", "$2", "$3"), "psycopg2": ("%s", "%s", "%s")}[DRIVER]
 
 SCHEMA = """

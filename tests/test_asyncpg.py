@@ -1041,3 +1041,25 @@ async def test_what_is_said_of_a_lease_shows_no_parameters(
     await statement.executemany([("secret",)])
     await conn.fetch("SELECT $1::text", "secret")
     assert "secret" not in str(pool.dump()[0])
+
+
+async def test_a_statement_that_waits_for_another_ones_end_never_runs_where_its_caller_has_gone(
+    pool: ConnectionPool, conn: Any
+) -> None:
+    await conn.execute("DROP TABLE IF EXISTS waited")
+    await conn.execute("CREATE TABLE waited (n integer)")
+    await conn.execute(
+        "CREATE OR REPLACE FUNCTION pg_temp.stubborn() RETURNS void LANGUAGE plpgsql AS $$ BEGIN"
+        " PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN PERFORM pg_sleep(0.5); END $$"
+    )
+    with pytest.raises(TimeoutError):
+        await conn.execute("SELECT pg_temp.stubborn()", timeout=0.1)
+    task = asyncio.create_task(conn.execute("INSERT INTO waited VALUES (1)"))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert await conn.fetchval("SELECT count(*) FROM waited") == 0
+    await conn.execute("DROP TABLE waited")
+    await pool.put(conn)
+    assert pool.stats().discarded == 0

@@ -68,7 +68,7 @@ class Simple(NativeDriver):
     def is_closed(self, raw: Any) -> bool:
         return bool(raw.closed)
 
-    async def run(self, raw: Any, sql: str) -> None:
+    async def command(self, raw: Any, sql: str) -> None:
         await raw.ask(sql)
 
     async def fetch_all(self, raw: Any, sql: Any, params: Any) -> list[Any]:
@@ -340,13 +340,13 @@ async def test_a_check_that_returns_false_means_a_dead_connection() -> None:
 @pytest.mark.parametrize("driver", [Simple, AsyncpgDriver, Driver, object(), "asyncpg", asyncpg])
 def test_a_driver_that_is_none_is_refused(driver: Any) -> None:
     kind = type(driver).__name__
-    with pytest.raises(TypeError, match=f"driver must be a Driver or None, not {kind}$"):
+    with pytest.raises(TypeError, match=f"a NativeDriver or None, not {kind}$"):
         ConnectionPool(asyncpg, driver=driver)
 
 
 def test_a_driver_without_what_it_must_bring_cannot_be_made() -> None:
     class Half(NativeDriver):
-        async def run(self, raw: Any, sql: str) -> None: ...
+        async def command(self, raw: Any, sql: str) -> None: ...
 
     with pytest.raises(TypeError, match="abstract"):
         Half(asyncpg)  # type: ignore[abstract] # which is the point
@@ -604,12 +604,12 @@ async def test_a_late_kill_may_hit_what_absorbs_it_and_nothing_else_may() -> Non
     driver = AiomysqlDriver(aiomysql)
     outcomes: list[Exception | None] = []
 
-    async def run(raw: Any, sql: str) -> None:
+    async def command(raw: Any, sql: str) -> None:
         assert sql == "DO 0"
         if (error := outcomes.pop(0)) is not None:
             raise error
 
-    driver.run = run  # type: ignore[method-assign] # a stand-in
+    driver.command = command  # type: ignore[method-assign] # a stand-in
     raw = SimpleNamespace(_result=None)
     outcomes += [aiomysql.OperationalError(1317, "interrupted"), None]
     await driver.absorb_cancel(raw)

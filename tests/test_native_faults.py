@@ -225,11 +225,11 @@ async def test_a_function_commits_nothing_for_a_caller_who_has_gone(
 
     async def go_on(raw: Any) -> None:
         try:
-            await driver.run(raw, activity.endless)
+            await driver.command(raw, activity.endless)
         except ends as error:
             heard.append(error)
         with suppress(*activity.database.errors):  # PostgreSQL refuses it, MariaDB does it
-            await driver.run(raw, f"INSERT INTO {items} VALUES (1, 'lost')")
+            await driver.command(raw, f"INSERT INTO {items} VALUES (1, 'lost')")
 
     async with opened(activity, cancel_grace=SOON) as pool:
         await given_up(pool.run(go_on))

@@ -289,3 +289,17 @@ async def test_a_paused_pool_waits_for_its_borrowers_and_lends_nothing(server: S
         pool.resume()
         assert await waiter == 2
         assert pool.free == 2
+
+
+@pytest.mark.parametrize("rows", [1, 10])
+async def test_a_named_cursor_that_ends_with_its_transaction_costs_nothing(
+    postgres: PostgresServer, rows: int
+) -> None:
+    async with opened(postgres, max_size=1) as pool:
+        for _ in range(2):
+            async with pool.transaction() as conn:
+                cursor = conn.cursor("named")
+                await cursor.execute("SELECT n FROM generate_series(1, 1000) AS n")
+                assert len(await cursor.fetchmany(rows)) == rows
+            assert not await pool.fetch_one("SELECT 1 FROM pg_cursors")
+        assert (pool.stats().created, pool.stats().discarded) == (1, 0)

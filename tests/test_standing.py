@@ -220,3 +220,16 @@ def test_blocks_end_in_the_reverse_order_of_their_beginnings(standing: Standing)
     with pytest.raises(PoolError, match="still open"):
         standing.leave(BLOCK)
     assert standing.blocks == []
+
+
+def test_an_error_ahead_of_a_block_does_not_shake_it(oracle: Oracle, standing: Standing) -> None:
+    standing.begin_operation()
+    standing.end_operation(RAW, ValueError("x"), hit=False, ends=False)
+    standing.enter(BLOCK, {})
+    assert not standing.shaken
+    oracle.says = True
+    standing.look(RAW)
+    standing.leave(BLOCK)
+    standing.end_operation(RAW, ValueError("x"), hit=False, ends=False)
+    standing.enter(BLOCK, {})
+    assert standing.shaken, "the block takes over what was begun and has failed"

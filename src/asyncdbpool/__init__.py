@@ -1,4 +1,4 @@
-"""The asyncio connection pool for every Python database driver."""
+"""An asyncio connection pool for any DB-API 2.0 driver, and for asyncpg and aiomysql."""
 
 from asyncdbpool.connector import DatabaseConnector
 from asyncdbpool.drivers import Driver, NativeDriver

@@ -1,4 +1,4 @@
-"""Cancelling statements in the database, beside the event loop, until they have ended."""
+"""Cancelling statements in the database, beside the connections' own calls, until they end."""
 
 from __future__ import annotations
 

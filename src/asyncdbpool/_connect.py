@@ -96,7 +96,7 @@ class Owner(Protocol):
         """Take a connection over."""
 
     def connect_late(self, record: Record, error: ConnectTimeout) -> None:
-        """Note that a connect takes too long; it goes on, and its end will be told."""
+        """Note that a connect takes too long; its end will be told all the same."""
 
     def connect_failed(self, record: Record, error: BaseException, *, known: bool) -> None:
         """Note that no connection comes; `known` where the caller has been told before."""
@@ -158,7 +158,7 @@ class Connecting:
             self.outcome.set_result(error)
 
     async def _attempt(self) -> BaseException | None:
-        """Connect once; what takes too long fails for the caller, and goes on on its thread."""
+        """Connect once; what takes too long fails for the caller, and goes on where it must."""
         owner, record = self._owner, self._record
         began = owner.loop.time()
         attempt = asyncio.ensure_future(self._open())

@@ -1,4 +1,4 @@
-"""A driver's cursor on its connection's thread, with its rows read ahead in batches."""
+"""A blocking driver's cursor on its connection's thread, its rows read ahead in batches."""
 
 from __future__ import annotations
 
@@ -304,4 +304,4 @@ class CursorCore:
         self._forget_rows()
         self._session.cursors.discard(self)
         if raw is not None:
-            raw.close()
+            self._session.driver.close_cursor(raw)

@@ -30,7 +30,7 @@ __all__ = ["Engine"]
 
 log = logging.getLogger("asyncdbpool")
 
-_TO_NOTICE = 0.5  # seconds that a thread may take to see that its socket was shut down
+_TO_NOTICE = 0.5  # seconds that what runs may take to see that its socket was shut down
 _DOUBT = 15.0  # seconds of an endless wait after which a probable deadlock is taken for one
 
 
@@ -381,14 +381,14 @@ class Engine:
         stuck = await stock.executor.wind_up()
         if stuck:
             log.warning(
-                "pool %r: closed, but %d calls of the driver have not ended; their threads are "
-                "daemons and end with them",
+                "pool %r: closed, but %d calls of the driver have not ended; they are left "
+                "alone, and threads are daemons",
                 self.name,
                 stuck,
             )
 
     def abandon(self) -> None:
-        """Give up without a loop: every thread closes its connection by itself and ends."""
+        """Give up without a loop: each connection is closed by its thread, or at once."""
         self.closing = True
         for lease in tuple(self.leases):
             lease.ended = "is gone: its pool was given up"

@@ -141,7 +141,9 @@ class NativeSession:
         self._running, self._hit = token, False
         self._in_users_hands = self._interrupted = False
         try:
-            await self._settle()
+            await self._await_cancelling()
+            if token is not None:
+                self._refuse_if_forsaken()
             if not ends:
                 self.standing.refuse_if_broken()
             return await operation(*args)
@@ -161,10 +163,10 @@ class NativeSession:
         except Exception:  # noqa: BLE001 - the error itself must not be lost with it
             self.doubtful = True
 
-    async def _settle(self) -> None:
+    async def _await_cancelling(self) -> None:
         """Wait until the driver has ended by itself what it did before."""
         if self.driver.is_cancelling(self.raw):
-            await self.driver.settle(self.raw)
+            await self.driver.await_cancelling(self.raw)
             self.standing.look(self.raw)
 
     async def _survive_cancel(self) -> bool:
@@ -176,7 +178,7 @@ class NativeSession:
         try:
             if self._interrupted:
                 self.doubtful = self.doubtful or not self.driver.survives_cancellation
-                await self._settle()
+                await self._await_cancelling()
             if self._hit:
                 await self.driver.absorb_cancel(self.raw)
         except BaseException as error:
@@ -219,9 +221,13 @@ class NativeSession:
 
     def _hand_over_to_user(self) -> None:
         """Let the user's own code have its way, unless its caller has gone."""
-        if self._forsaken is not None and self._forsaken is self._running:
-            raise PoolError(f"pool {self._pool!r}: its caller was cancelled before it began")
+        self._refuse_if_forsaken()
         self._in_users_hands = True
+
+    def _refuse_if_forsaken(self) -> None:
+        """Begin nothing for a caller who has gone meanwhile."""
+        if self._hit or (self._forsaken is not None and self._forsaken is self._running):
+            raise PoolError(f"pool {self._pool!r}: its caller was cancelled before it began")
 
     # Operations
 
@@ -342,7 +348,7 @@ class NativeSession:
 
     async def _make_way(self) -> None:
         """See to it that a statement of the pool's own can be run."""
-        await self._settle()
+        await self._await_cancelling()
         if self.driver.is_unread(self.raw):
             await self.driver.drain(self.raw)
 

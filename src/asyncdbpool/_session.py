@@ -1,4 +1,4 @@
-"""Everything that happens to a driver's connection, on that connection's own thread."""
+"""Everything that happens to a blocking driver's connection, on that connection's thread."""
 
 from __future__ import annotations
 

@@ -145,6 +145,7 @@ class Standing:
         """Note that a block has begun; return how deep it is."""
         if not self.blocks:
             self._options = options
+            self.shaken = self.shaken and self.open
         self.blocks.append(block)
         return len(self.blocks)
 

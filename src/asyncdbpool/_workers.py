@@ -20,7 +20,7 @@ Done = Callable[[Any, BaseException | None], None]
 
 
 class Job:
-    """One call to make on a worker's thread, and whom to tell of its end."""
+    """One call to make for a connection, and whom to tell of its end."""
 
     __slots__ = ("done", "dropped", "error", "started", "value", "work")
 

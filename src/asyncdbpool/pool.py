@@ -75,9 +75,9 @@ class ConnectionPool:
             connection's socket is shut down.
         leak_timeout: Seconds after which a lease is reported, once, with the stack that took it.
         name: Shown in errors, logs and figures; made up if not given.
-        credentials: Called once for each physical connect, sync (on the connection's thread) or
+        credentials: Called once for each physical connect, sync (on a thread) or
             async; returns connect keywords, which win over the others.
-        driver: What PEP 249 cannot say about `module`; found by its name if not given.
+        driver: What `module` does not say of itself; found by its name if not given.
         connect_kwargs: Keywords for `module.connect()` whose names are options here too.
         **kwargs: Every other keyword goes to `module.connect()`.
 
@@ -120,7 +120,9 @@ class ConnectionPool:
         self._opening: asyncio.Task[None] | None = None
         self._closed = False
         if driver is not None and not isinstance(driver, BaseDriver):
-            raise TypeError(f"driver must be a Driver or None, not {type(driver).__name__}")
+            raise TypeError(
+                f"driver must be a Driver, a NativeDriver or None, not {type(driver).__name__}"
+            )
         self._driver = driver or find_driver(module)
         self._options = Options(
             min_size=min_size,
@@ -433,10 +435,11 @@ class ConnectionPool:
 
         Args:
             fn: A blocking function (a coroutine function for a native driver) that gets the
-                driver's own connection; nothing of the connection may outlive it. It is committed
-                on success and rolled back on an error. Where the caller is cancelled, the
-                statement that runs is cancelled, and nothing is committed after it; the function
-                itself cannot be stopped.
+                driver's own connection; nothing of the connection may outlive it. What
+                it did is committed on success and rolled back on an error. Where the caller is
+                cancelled, the statement that runs is cancelled in the database, and nothing is
+                committed after it. A blocking function itself cannot be stopped; a coroutine
+                function is cancelled, too.
             *args: Passed on.
             **kwargs: Passed on.
 
@@ -522,7 +525,7 @@ class ConnectionPool:
 
     @property
     def module(self) -> Any:
-        """The PEP 249 module."""
+        """The driver's module."""
         return self._module
 
     @property

@@ -11,6 +11,7 @@ INTERRUPTED = 1317  # query execution was interrupted
 ROLLED_BACK = frozenset(
     {
         1213,  # deadlock
+        1206,  # too many locks
         1020,  # record has changed since last read (MariaDB's innodb_snapshot_isolation)
     }
 )

@@ -62,7 +62,7 @@ class AiomysqlDriver(NativeDriver):
 
     # Statements
 
-    async def run(self, raw: Any, sql: str) -> None:
+    async def command(self, raw: Any, sql: str) -> None:
         """Run a statement on a cursor of the plain kind."""
         async with raw.cursor(self.module.Cursor) as cursor:
             await cursor.execute(sql)
@@ -105,7 +105,7 @@ class AiomysqlDriver(NativeDriver):
 
     async def learn(self, raw: Any) -> None:
         """Run a statement that does nothing, whose answer brings the flags."""
-        await self.run(raw, "DO 0")
+        await self.command(raw, "DO 0")
 
     def has_rolled_back(self, error: BaseException) -> bool:
         """A deadlock does, say."""
@@ -175,9 +175,9 @@ class AiomysqlDriver(NativeDriver):
         if raw.db:
             await raw.select_db(raw.db)
         if raw.sql_mode is not None:
-            await self.run(raw, f"SET sql_mode={raw.sql_mode}")
+            await self.command(raw, f"SET sql_mode={raw.sql_mode}")
         if raw.init_command is not None:
-            await self.run(raw, raw.init_command)
+            await self.command(raw, raw.init_command)
             await raw.commit()
 
     # Cancelling
@@ -191,7 +191,7 @@ class AiomysqlDriver(NativeDriver):
         async def kill(ask: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
             side = await self.connect(args, {**kwargs, **await ask(), **plainly})
             try:
-                await self.run(side, f"KILL QUERY {raw.thread_id()}")
+                await self.command(side, f"KILL QUERY {raw.thread_id()}")
             finally:
                 side.close()
 
@@ -199,7 +199,7 @@ class AiomysqlDriver(NativeDriver):
 
     async def absorb_cancel(self, raw: Any) -> None:
         """Let a kill that came too late hit a statement that does nothing."""
-        do_nothing = partial(self.run, raw, "DO 0")
+        do_nothing = partial(self.command, raw, "DO 0")
         for work in (partial(self.drain, raw), do_nothing):
             try:
                 await work()

@@ -62,7 +62,7 @@ class AsyncpgDriver(NativeDriver):
 
     # Statements
 
-    async def run(self, raw: Any, sql: str) -> None:
+    async def command(self, raw: Any, sql: str) -> None:
         """Run a statement with the simple protocol."""
         await raw.execute(sql)
 
@@ -107,7 +107,7 @@ class AsyncpgDriver(NativeDriver):
 
     async def confirm(self, raw: Any) -> None:
         """Ask the server: asyncpg does not tell that PostgreSQL answers COMMIT with ROLLBACK."""
-        await self.run(raw, "SELECT 1")
+        await self.command(raw, "SELECT 1")
 
     async def commit(self, raw: Any) -> None:
         """Commit asyncpg's own transaction, also one that was left behind, or a statement's."""
@@ -189,7 +189,7 @@ class AsyncpgDriver(NativeDriver):
         """Asyncpg sends its own cancel after a timeout of its own, and goes on at once."""
         return not raw.is_closed() and bool(raw._protocol._is_cancelling())  # noqa: SLF001
 
-    async def settle(self, raw: Any) -> None:
+    async def await_cancelling(self, raw: Any) -> None:
         """Wait for the server's answer to it."""
         await raw._protocol._wait_for_cancellation()  # noqa: SLF001 - it has no other name
 

@@ -38,7 +38,7 @@ class BaseDriver:
     def __init__(self, module: Any) -> None:
         if not callable(getattr(module, "connect", None)):
             raise TypeError(
-                f"{module!r} has no connect(); give a PEP 249 module such as sqlite3 or psycopg2"
+                f"{module!r} has no connect(); give a driver's module, such as sqlite3 or asyncpg"
             )
         self.module = module
 

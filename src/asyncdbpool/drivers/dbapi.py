@@ -82,18 +82,18 @@ class Driver(BaseDriver):
 
     def savepoint(self, raw: Any, name: str) -> None:
         """Set a savepoint."""
-        self.run(raw, f"SAVEPOINT {name}")
+        self.command(raw, f"SAVEPOINT {name}")
 
     def release_savepoint(self, raw: Any, name: str) -> None:
         """Keep what was done since the savepoint."""
-        self.run(raw, f"RELEASE SAVEPOINT {name}")
+        self.command(raw, f"RELEASE SAVEPOINT {name}")
 
     def rollback_savepoint(self, raw: Any, name: str) -> None:
         """Undo what was done since the savepoint, and forget it."""
-        self.run(raw, f"ROLLBACK TO SAVEPOINT {name}")
-        self.run(raw, f"RELEASE SAVEPOINT {name}")
+        self.command(raw, f"ROLLBACK TO SAVEPOINT {name}")
+        self.command(raw, f"RELEASE SAVEPOINT {name}")
 
-    def run(self, raw: Any, sql: str) -> None:
+    def command(self, raw: Any, sql: str) -> None:
         """Run a statement for its effect."""
         cursor = raw.cursor()
         try:
@@ -179,6 +179,10 @@ class Driver(BaseDriver):
     def goes_behind(self, cursor: Any) -> bool:
         """Tell whether a fetch that comes back short leaves the position behind the last row."""
         return False
+
+    def close_cursor(self, cursor: Any) -> None:
+        """Close a cursor."""
+        cursor.close()
 
     def fetch(self, cursor: Any, count: int, into: deque[Any]) -> type:
         """Append up to `count` rows, fewer at the end, and return `fetchmany()`'s container."""

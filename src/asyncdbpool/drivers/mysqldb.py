@@ -51,7 +51,7 @@ class MySQLdbDriver(Driver):
 
     def learn(self, raw: Any) -> None:
         """Run a statement that does nothing, whose answer brings the flag."""
-        self.run(raw, "DO 0")
+        self.command(raw, "DO 0")
 
     def has_rolled_back(self, error: BaseException) -> bool:
         """A deadlock does, say."""
@@ -60,7 +60,7 @@ class MySQLdbDriver(Driver):
     def begin(self, raw: Any) -> None:
         """Begin by hand in autocommit only: elsewhere it would commit what went before."""
         if raw.get_autocommit() and not self.in_transaction(raw):
-            self.run(raw, "BEGIN")
+            self.command(raw, "BEGIN")
 
     def ping(self, raw: Any) -> None:
         """Ask with `COM_PING`."""
@@ -85,9 +85,9 @@ class MySQLdbDriver(Driver):
             asked.get("password", asked.get("passwd")) or "",
             asked.get("database", asked.get("db")) or None,
         )
-        self.run(raw, "DO 0")  # the library learns autocommit and the like with an answer only
+        self.command(raw, "DO 0")  # the library learns autocommit and the like with an answer only
         if asked.get("init_command"):
-            self.run(raw, asked["init_command"])
+            self.command(raw, asked["init_command"])
         if asked.get("sql_mode"):
             raw.set_sql_mode(asked["sql_mode"])
 
@@ -105,7 +105,7 @@ class MySQLdbDriver(Driver):
         def kill(ask: Callable[[], Mapping[str, Any]]) -> None:
             side = self.connect(args, {**kwargs, **ask(), **bounds})
             try:
-                self.run(side, f"KILL QUERY {number}")
+                self.command(side, f"KILL QUERY {number}")
             finally:
                 side.close()
 
@@ -114,11 +114,11 @@ class MySQLdbDriver(Driver):
     def absorb_cancel(self, raw: Any) -> None:
         """Let a kill that came too late hit a statement that does nothing."""
         try:
-            self.run(raw, "DO 0")
+            self.command(raw, "DO 0")
         except self.module.OperationalError as error:
             if _mysql.number(error, self.module) != _mysql.INTERRUPTED:
                 raise
-            self.run(raw, "DO 0")
+            self.command(raw, "DO 0")
 
     def interrupted(self, cursor: Any) -> BaseException | None:
         """A kill ends a streamed result, and one that was late must not wait behind it."""

@@ -76,7 +76,7 @@ class NativeDriver(BaseDriver, ABC):
     # Statements
 
     @abstractmethod
-    async def run(self, raw: Any, sql: str) -> None:
+    async def command(self, raw: Any, sql: str) -> None:
         """Run a statement for its effect."""
 
     @abstractmethod
@@ -99,7 +99,7 @@ class NativeDriver(BaseDriver, ABC):
 
     async def begin(self, raw: Any, **options: Any) -> None:
         """Open a transaction."""
-        await self.run(raw, "BEGIN")
+        await self.command(raw, "BEGIN")
 
     async def learn(self, raw: Any) -> None:
         """Ask the server for what an error has hidden, as `Driver.learn()`."""
@@ -114,30 +114,30 @@ class NativeDriver(BaseDriver, ABC):
 
     async def commit(self, raw: Any) -> None:
         """Commit."""
-        await self.run(raw, "COMMIT")
+        await self.command(raw, "COMMIT")
 
     async def rollback(self, raw: Any) -> None:
         """Roll back."""
-        await self.run(raw, "ROLLBACK")
+        await self.command(raw, "ROLLBACK")
 
     async def savepoint(self, raw: Any, name: str) -> None:
         """Set a savepoint."""
-        await self.run(raw, f"SAVEPOINT {name}")
+        await self.command(raw, f"SAVEPOINT {name}")
 
     async def release_savepoint(self, raw: Any, name: str) -> None:
         """Keep what was done since the savepoint."""
-        await self.run(raw, f"RELEASE SAVEPOINT {name}")
+        await self.command(raw, f"RELEASE SAVEPOINT {name}")
 
     async def rollback_savepoint(self, raw: Any, name: str) -> None:
         """Undo what was done since the savepoint, and forget it."""
-        await self.run(raw, f"ROLLBACK TO SAVEPOINT {name}")
-        await self.run(raw, f"RELEASE SAVEPOINT {name}")
+        await self.command(raw, f"ROLLBACK TO SAVEPOINT {name}")
+        await self.command(raw, f"RELEASE SAVEPOINT {name}")
 
     # Sessions
 
     async def ping(self, raw: Any) -> None:
         """Prove by a round trip that the server answers, or raise."""
-        await self.run(raw, "SELECT 1")
+        await self.command(raw, "SELECT 1")
 
     def is_unread(self, raw: Any) -> bool:
         """Tell whether an answer is half read."""
@@ -189,7 +189,7 @@ class NativeDriver(BaseDriver, ABC):
         """Tell whether the driver is still ending a statement that nobody waits for."""
         return False
 
-    async def settle(self, raw: Any) -> None:
+    async def await_cancelling(self, raw: Any) -> None:
         """Wait until it has."""
 
     async def absorb_cancel(self, raw: Any) -> None:

@@ -70,23 +70,23 @@ class Psycopg2Driver(Driver):
     def begin(self, raw: Any) -> None:
         """Begin by hand in autocommit; otherwise the first statement does."""
         if raw.autocommit:
-            self.run(raw, "BEGIN")
+            self.command(raw, "BEGIN")
 
     def confirm(self, raw: Any) -> None:
         """Have a failed transaction raise its error; COMMIT would be answered with ROLLBACK."""
         if raw.info.transaction_status == _FAILED:
-            self.run(raw, "SELECT 1")
+            self.command(raw, "SELECT 1")
 
     def commit(self, raw: Any) -> None:
         """Commit; in autocommit the module's own `commit()` ignores what a statement began."""
         if raw.autocommit and raw.info.transaction_status != _IDLE:
-            self.run(raw, "COMMIT")
+            self.command(raw, "COMMIT")
         raw.commit()
 
     def rollback(self, raw: Any) -> None:
         """Roll back, as in `commit()`."""
         if raw.autocommit and raw.info.transaction_status != _IDLE:
-            self.run(raw, "ROLLBACK")
+            self.command(raw, "ROLLBACK")
         raw.rollback()
 
     def reset(
@@ -101,7 +101,7 @@ class Psycopg2Driver(Driver):
         """
         self.rollback(raw)
         raw.autocommit = True
-        self.run(raw, "DISCARD ALL")
+        self.command(raw, "DISCARD ALL")
         raw.reset()
 
     def canceller(
@@ -125,6 +125,14 @@ class Psycopg2Driver(Driver):
     def goes_behind(self, cursor: Any) -> bool:
         """A named cursor's position is the server's own."""
         return cursor.name is not None
+
+    def close_cursor(self, cursor: Any) -> None:
+        """Close; a named cursor that has ended with its transaction says so by an error."""
+        try:
+            cursor.close()
+        except self.module.ProgrammingError:
+            if cursor.name is None or cursor.withhold:
+                raise
 
     def is_disconnect(self, error: BaseException, raw: Any) -> bool:
         """A closed connection, an administrator's shutdown, or a server that became read-only."""

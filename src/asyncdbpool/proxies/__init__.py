@@ -1,4 +1,4 @@
-"""What is lent: Connection, Cursor and Transaction, views that are revoked on return."""
+"""What is lent: connections, cursors and transactions, views that are revoked on return."""
 
 from asyncdbpool._lease import Lease
 from asyncdbpool.proxies.connection import Connection

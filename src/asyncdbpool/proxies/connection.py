@@ -94,7 +94,10 @@ class Connection:
         return await self._lease.call(query, sql, *args)
 
     async def run(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Run `fn(raw, *args, **kwargs)` with the driver's own connection, on its thread.
+        """Run `fn(raw, *args, **kwargs)` with the driver's own connection, in its turn.
+
+        You commit. A cancelled call ends at once, and the statement that runs is cancelled in the
+        database; a coroutine function is cancelled, too, a blocking one cannot be stopped.
 
         Args:
             fn: A blocking function, or for a native driver a coroutine function; nothing of what
