@@ -325,6 +325,24 @@ async def test_a_function_that_swallows_an_error_of_postgresql_is_not_told_that_
 
 @on_mariadb
 @pytest.mark.usefixtures("unique_items")
+@pytest.mark.parametrize("nested", [False, True])
+async def test_a_deadlock_that_a_function_swallows_breaks_the_block(
+    database: Database, pool: ConnectionPool, nested: bool
+) -> None:
+    async with pool.connection() as heavy:
+        with broken():
+            async with pool.transaction() as light:
+                await light.execute("INSERT INTO items VALUES (10, 'before')")
+                await run_into_a_deadlock(Wrapping(light, database, swallow=True), heavy)
+                if nested:
+                    async with light.transaction():  # which cannot begin
+                        await light.execute("INSERT INTO items VALUES (11, 'after')")
+        await heavy.rollback()
+    assert await pool.fetch_val("SELECT count(*) FROM items") == 9
+
+
+@on_mariadb
+@pytest.mark.usefixtures("unique_items")
 async def test_a_deadlock_inside_of_another_error_breaks_the_block_too(
     database: Database, pool: ConnectionPool
 ) -> None:
@@ -341,10 +359,11 @@ async def test_a_deadlock_inside_of_another_error_breaks_the_block_too(
 
 
 class Wrapping:
-    """A connection whose statements are run by a function that wraps its errors."""
+    """A connection whose statements are run by a function that wraps or swallows its errors."""
 
-    def __init__(self, conn: Connection, database: Database) -> None:
+    def __init__(self, conn: Connection, database: Database, *, swallow: bool = False) -> None:
         self._conn = conn
+        self._swallow = swallow
         self._native = database.native
 
     async def execute(self, sql: str) -> None:
@@ -353,14 +372,16 @@ class Wrapping:
                 with closing(raw.cursor()) as cursor:
                     cursor.execute(sql)
             except MySQLdb.Error as error:
-                raise RuntimeError("wrapped") from error
+                if not self._swallow:
+                    raise RuntimeError("wrapped") from error
 
         async def native(raw: Any) -> None:
             try:
                 async with raw.cursor() as cursor:
                     await cursor.execute(sql)
             except aiomysql.Error as error:
-                raise RuntimeError("wrapped") from error
+                if not self._swallow:
+                    raise RuntimeError("wrapped") from error
 
         await self._conn.run(native if self._native else blocking)
 

@@ -617,3 +617,35 @@ async def test_a_late_kill_may_hit_what_absorbs_it_and_nothing_else_may() -> Non
     outcomes += [aiomysql.OperationalError(2013, "lost")]
     with pytest.raises(aiomysql.OperationalError, match="lost"):
         await driver.absorb_cancel(raw)
+
+
+class Mute(Simple):
+    """A driver that cannot tell any more how a connection stands."""
+
+    mute = False
+
+    def is_unread(self, raw: Any) -> bool:
+        if self.mute:
+            raise AttributeError("the driver has been renamed inside")
+        return False
+
+
+@virtual_time
+async def test_a_driver_that_cannot_tell_proves_nothing() -> None:
+    driver = Mute()
+    async with pool_of(driver, max_size=1) as pool:
+        async with pool.connection() as conn:
+            await conn.fetch_all("ONE")
+            driver.mute = True
+        driver.mute = False
+        assert (pool.size, pool.free, pool.stats().discarded) == (0, 1, 1)
+        assert await pool.fetch_all("TWO") == [("TWO",)]
+        driver.raw.closed = None  # type: ignore[assignment] # it says no more than that
+        driver.is_closed = lambda raw: raw.closed.startswith("p")  # type: ignore[method-assign]
+        assert await pool.fetch_all("THREE") == [("THREE",)]
+
+
+@virtual_time
+async def test_what_the_server_says_after_an_error_is_believed() -> None:
+    driver = Simple()
+    assert await driver.learn(Raw()) is None

@@ -112,21 +112,27 @@ class NativeSession:
     def clean(self) -> bool:
         """True where nothing has to be undone before somebody else gets the connection."""
         standing, driver, raw = self.standing, self.driver, self.raw
-        return not (
-            driver.is_closed(raw)
-            or standing.open
-            or standing.blocks
-            or self._left
-            or driver.is_cancelling(raw)
-            or driver.in_transaction(raw)
-            or driver.is_unread(raw)
-            or driver.is_altered(raw, self._memory)
-        )
+        try:
+            return not (
+                driver.is_closed(raw)
+                or standing.open
+                or standing.blocks
+                or self._left
+                or driver.is_cancelling(raw)
+                or driver.in_transaction(raw)
+                or driver.is_unread(raw)
+                or driver.is_altered(raw, self._memory)
+            )
+        except Exception:  # noqa: BLE001 - a driver that cannot tell proves nothing
+            return False
 
     @property
     def silent(self) -> bool:
         """True where nothing has come in, so far as one can look without I/O."""
-        return self._wire.silent and not self.driver.is_closed(self.raw)
+        try:
+            return self._wire.silent and not self.driver.is_closed(self.raw)
+        except Exception:  # noqa: BLE001 - as above; a ping will tell
+            return False
 
     async def perform(
         self, operation: Callable[..., Any], args: tuple[Any, ...], token: object = None
@@ -208,6 +214,8 @@ class NativeSession:
 
         A driver that does not survive that is given a moment to see the cancel in the database.
         """
+        if self._running is not token:
+            return  # it has not begun, and is dropped
         self._forsaken = token
         if self.driver.survives_cancellation:
             self._interrupt(token)
@@ -312,10 +320,11 @@ class NativeSession:
     async def begin(self, block: object, options: Mapping[str, Any]) -> int:
         """Open a transaction, or a savepoint inside of one; return how deep it is."""
         standing = self.standing
-        await self._make_way()
+        await self._await_cancelling()
+        if standing.unsure or standing.blocks:  # otherwise nothing may have to be sent
+            await self._make_way()
         if standing.unsure:
-            await self.driver.learn(self.raw)
-            standing.look(self.raw)
+            standing.learn(await self.driver.learn(self.raw), inside=bool(standing.blocks))
         if standing.is_nested(options):
             await self.driver.savepoint(self.raw, standing.savepoint)
         else:
@@ -339,12 +348,15 @@ class NativeSession:
             raise
 
     async def _commit(self, *, checked: bool) -> None:
+        standing = self.standing
         await self._make_way()
-        if self.standing.wants_end(self.raw):
-            if checked and self.standing.shaken:
+        if standing.wants_end(self.raw):
+            if checked and standing.unsure:
+                standing.learn(await self.driver.learn(self.raw), inside=True)
+            if checked and standing.shaken:
                 await self.driver.confirm(self.raw)
             await self.driver.commit(self.raw)
-        self.standing.end()
+        standing.end()
 
     async def _make_way(self) -> None:
         """See to it that a statement of the pool's own can be run."""

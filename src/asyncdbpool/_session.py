@@ -267,8 +267,7 @@ class Session:
         """Open a transaction, or a savepoint inside of one; return how deep it is."""
         standing = self.standing
         if standing.unsure:
-            self.driver.learn(self.raw)
-            standing.look(self.raw)
+            standing.learn(self.driver.learn(self.raw), inside=bool(standing.blocks))
         if standing.is_nested(options):
             self.driver.savepoint(self.raw, standing.savepoint)
         else:
@@ -292,6 +291,8 @@ class Session:
             raise
 
     def _commit(self, *, checked: bool) -> None:
+        if checked and self.standing.unsure:
+            self.standing.learn(self.driver.learn(self.raw), inside=True)
         if checked and self.standing.shaken:
             self.driver.confirm(self.raw)
         self.driver.commit(self.raw)

@@ -107,6 +107,24 @@ class Standing:
         known = not self._ended if self._known is None else self._known
         self.open = known or self.unsure
 
+    def learn(self, known: bool | None, *, inside: bool) -> None:
+        """Take over what the server says, asked anew after an error.
+
+        Args:
+            known: Whether a transaction is open; None where nobody can say.
+            inside: A block is open, or just at its end.
+
+        Raises:
+            PoolError: The block's transaction is gone.
+        """
+        gone = self._known and known is False
+        self._known = known
+        self.unsure = known is None
+        self.open = known is not False
+        if gone and inside:
+            self.broken = True
+        self.refuse_if_broken()
+
     def doubt(self, raw: Any) -> None:
         """Note that a statement may have failed, unseen by the driver's own account."""
         self.shaken = True

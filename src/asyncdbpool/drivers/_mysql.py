@@ -21,7 +21,6 @@ LOST = frozenset(
     {
         2006,  # server has gone away
         2013,  # lost connection during query
-        2014,  # commands out of sync
         2055,  # lost connection, system error
         1053,  # server shutdown in progress
         1927,  # connection was killed (MariaDB)

@@ -103,9 +103,10 @@ class AiomysqlDriver(NativeDriver):
         """An error comes without flags, and a statement that fails may have begun something."""
         return True
 
-    async def learn(self, raw: Any) -> None:
+    async def learn(self, raw: Any) -> bool | None:
         """Run a statement that does nothing, whose answer brings the flags."""
         await self.command(raw, "DO 0")
+        return bool(raw.get_transaction_status())
 
     def has_rolled_back(self, error: BaseException) -> bool:
         """A deadlock does, say."""

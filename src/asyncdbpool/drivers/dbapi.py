@@ -48,8 +48,9 @@ class Driver(BaseDriver):
     def begin(self, raw: Any) -> None:
         """Open a transaction, where the connection does not do so by itself, as PEP 249 says."""
 
-    def learn(self, raw: Any) -> None:
-        """Ask the server for what an error has hidden, where `is_blind_after_error()` is true."""
+    def learn(self, raw: Any) -> bool | None:
+        """Ask the server whether a transaction is open, where an error may have hidden it."""
+        return None
 
     def begin_once(self, raw: Any, work: str) -> None:
         """Open the transaction of a one-shot of several statements, where nothing else does.

@@ -49,9 +49,10 @@ class MySQLdbDriver(Driver):
         """
         return True
 
-    def learn(self, raw: Any) -> None:
+    def learn(self, raw: Any) -> bool | None:
         """Run a statement that does nothing, whose answer brings the flag."""
         self.command(raw, "DO 0")
+        return self.in_transaction(raw)
 
     def has_rolled_back(self, error: BaseException) -> bool:
         """A deadlock does, say."""

@@ -101,8 +101,9 @@ class NativeDriver(BaseDriver, ABC):
         """Open a transaction."""
         await self.command(raw, "BEGIN")
 
-    async def learn(self, raw: Any) -> None:
-        """Ask the server for what an error has hidden, as `Driver.learn()`."""
+    async def learn(self, raw: Any) -> bool | None:
+        """Ask the server whether a transaction is open, where an error may have hidden it."""
+        return None
 
     async def begin_once(self, raw: Any, work: str) -> None:
         """Open the transaction of a one-shot of several statements, as `Driver.begin_once()`."""
