@@ -143,7 +143,7 @@ def test_a_transaction_that_is_gone_after_a_cancelled_statement_is_broken(
 ) -> None:
     operate(standing, oracle, True)
     operate(standing, oracle, False, hit=True)
-    with pytest.raises(PoolError, match="pool 'shop': the database has rolled back the whole"):
+    with pytest.raises(PoolError, match="pool 'shop': the database has ended the whole"):
         standing.refuse_if_broken()
     standing.start_over()
     standing.refuse_if_broken()

@@ -147,6 +147,7 @@ class NativeSession:
         self._running, self._hit = token, False
         self._in_users_hands = self._interrupted = False
         try:
+            self._refuse_if_hung_up()
             await self._await_cancelling()
             if token is not None:
                 self._refuse_if_forsaken()
@@ -232,6 +233,10 @@ class NativeSession:
         self._refuse_if_forsaken()
         self._in_users_hands = True
 
+    def _refuse_if_hung_up(self) -> None:
+        if self.hung_up:
+            raise PoolError(f"pool {self._pool!r}: the connection was cut off before this ran")
+
     def _refuse_if_forsaken(self) -> None:
         """Begin nothing for a caller who has gone meanwhile."""
         if self._hit or (self._forsaken is not None and self._forsaken is self._running):
@@ -312,19 +317,26 @@ class NativeSession:
         """Call `fn(raw, *args, **kwargs)`."""
         self._hand_over_to_user()
         try:
-            return await fn(self.raw, *args, **kwargs)
+            result = await fn(self.raw, *args, **kwargs)
         finally:
             self._in_users_hands = False
-            self.standing.doubt(self.raw)  # it may swallow an error
+            self.standing.doubt(self.raw)  # it may have swallowed an error
+        if self.standing.blocks:
+            await self._learn()
+        return result
+
+    async def _learn(self) -> None:
+        """Ask the server whether the transaction is still open, where an error may hide it."""
+        await self._await_cancelling()
+        if self.standing.unsure and not self.driver.is_unread(self.raw):
+            self.standing.learn(await self.driver.learn(self.raw))
 
     async def begin(self, block: object, options: Mapping[str, Any]) -> int:
         """Open a transaction, or a savepoint inside of one; return how deep it is."""
         standing = self.standing
-        await self._await_cancelling()
-        if standing.unsure or standing.blocks:  # otherwise nothing may have to be sent
+        await self._learn()
+        if standing.blocks:  # otherwise nothing may have to be sent
             await self._make_way()
-        if standing.unsure:
-            standing.learn(await self.driver.learn(self.raw), inside=bool(standing.blocks))
         if standing.is_nested(options):
             await self.driver.savepoint(self.raw, standing.savepoint)
         else:
@@ -351,8 +363,6 @@ class NativeSession:
         standing = self.standing
         await self._make_way()
         if standing.wants_end(self.raw):
-            if checked and standing.unsure:
-                standing.learn(await self.driver.learn(self.raw), inside=True)
             if checked and standing.shaken:
                 await self.driver.confirm(self.raw)
             await self.driver.commit(self.raw)

@@ -260,14 +260,23 @@ class Session:
     ) -> Any:
         """Call `fn(raw, *args, **kwargs)`."""
         self.altered = True
-        self.standing.doubt(self.raw)  # it may swallow an error
-        return fn(self.raw, *args, **kwargs)
+        try:
+            result = fn(self.raw, *args, **kwargs)
+        finally:
+            self.standing.doubt(self.raw)  # it may have swallowed an error
+        if self.standing.blocks:
+            self._learn()
+        return result
+
+    def _learn(self) -> None:
+        """Ask the server whether the transaction is still open, where an error may hide it."""
+        if self.standing.unsure and not self.unfinished:
+            self.standing.learn(self.driver.learn(self.raw))
 
     def begin(self, block: object, options: Mapping[str, Any]) -> int:
         """Open a transaction, or a savepoint inside of one; return how deep it is."""
         standing = self.standing
-        if standing.unsure:
-            standing.learn(self.driver.learn(self.raw), inside=bool(standing.blocks))
+        self._learn()
         if standing.is_nested(options):
             self.driver.savepoint(self.raw, standing.savepoint)
         else:
@@ -291,8 +300,6 @@ class Session:
             raise
 
     def _commit(self, *, checked: bool) -> None:
-        if checked and self.standing.unsure:
-            self.standing.learn(self.driver.learn(self.raw), inside=True)
         if checked and self.standing.shaken:
             self.driver.confirm(self.raw)
         self.driver.commit(self.raw)

@@ -107,12 +107,11 @@ class Standing:
         known = not self._ended if self._known is None else self._known
         self.open = known or self.unsure
 
-    def learn(self, known: bool | None, *, inside: bool) -> None:
+    def learn(self, known: bool | None) -> None:
         """Take over what the server says, asked anew after an error.
 
         Args:
             known: Whether a transaction is open; None where nobody can say.
-            inside: A block is open, or just at its end.
 
         Raises:
             PoolError: The block's transaction is gone.
@@ -121,7 +120,7 @@ class Standing:
         self._known = known
         self.unsure = known is None
         self.open = known is not False
-        if gone and inside:
+        if gone and self.blocks:
             self.broken = True
         self.refuse_if_broken()
 
@@ -187,6 +186,6 @@ class Standing:
         """Raise where to go on would keep one half of a transaction."""
         if self.broken:
             raise PoolError(
-                f"pool {self._pool!r}: the database has rolled back the whole transaction, for a "
+                f"pool {self._pool!r}: the database has ended the whole transaction, for a "
                 "statement that failed or was cancelled; leave the block, or roll back"
             )
