@@ -62,9 +62,11 @@ def _blockbuster() -> BlockBuster:
     # The drivers block in C, where blockbuster cannot look; these are their ways in.
     for name in ("sqlite3.connect", "psycopg2.connect", "MySQLdb.connect"):
         guard.functions[name] = BlockBusterFunction(None, name, scanned_modules="asyncdbpool")
-    # asyncpg looks for the user's keys and passwords in files, whenever it connects.
     for function in guard.functions.values():
+        # asyncpg looks for the user's keys and passwords in files, whenever it connects.
         function.can_block_in("asyncpg/connect_utils.py", "_parse_connect_arguments")
+        # The measuring takes a lock of its own, wherever it comes along.
+        function.can_block_in("coverage/collector.py", "lock_data")
     return guard
 
 
