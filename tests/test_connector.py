@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import sqlite3
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ async def test_an_entry_s_own_host_wins_so_keys_can_be_aliases(driver: Counting)
         assert dc.credentials_for("replica") is entries["replica"]
 
 
-@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("kind", ["sync", "async", "sync, of an awaitable"])
 async def test_a_callable_entry_is_asked_once_for_each_physical_connect(
     driver: Counting, kind: str
 ) -> None:
@@ -133,7 +134,10 @@ async def test_a_callable_entry_is_asked_once_for_each_physical_connect(
     async def later() -> dict[str, Any]:
         return at_once()
 
-    entry: Any = at_once if kind == "sync" else later
+    def promise() -> Awaitable[dict[str, Any]]:
+        return later()
+
+    entry: Any = {"sync": at_once, "async": later, "sync, of an awaitable": promise}[kind]
     async with DatabaseConnector(sqlite3, {"default": entry}, driver=driver) as dc:
         pool = dc.get("a", "shop")
         assert asked == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -112,8 +113,23 @@ def test_the_generic_driver_needs_no_rollback_and_no_socket() -> None:
     assert driver.fileno(SimpleNamespace(fileno=fail)) is None
     assert driver.fileno(SimpleNamespace(fileno=lambda: -1)) is None
     assert driver.fileno(SimpleNamespace()) is None
+    assert driver.learn(SimpleNamespace()) is None
     with pytest.raises(NotImplementedError):
         driver.reset(SimpleNamespace(), (), {})
+
+
+@pytest.mark.parametrize(
+    ("name", "withhold", "told"), [("n", False, False), ("n", True, True), (None, None, True)]
+)
+def test_only_a_named_cursor_may_have_ended_with_its_transaction(
+    name: str | None, withhold: bool | None, told: bool
+) -> None:
+    def close() -> None:
+        raise psycopg2.ProgrammingError("named cursor isn't valid anymore")
+
+    cursor = SimpleNamespace(name=name, withhold=withhold, close=close)
+    with pytest.raises(psycopg2.ProgrammingError) if told else nullcontext():
+        Psycopg2Driver(psycopg2).close_cursor(cursor)
 
 
 async def test_a_descriptor_that_is_no_socket_is_left_alone() -> None:
