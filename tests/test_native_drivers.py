@@ -649,3 +649,37 @@ async def test_a_driver_that_cannot_tell_proves_nothing() -> None:
 async def test_what_the_server_says_after_an_error_is_believed() -> None:
     driver = Simple()
     assert await driver.learn(Raw()) is None
+
+
+@virtual_time
+async def test_a_call_that_somebody_else_cancels_may_cost_its_connection_but_no_permit() -> None:
+    driver = Simple()
+    async with pool_of(driver, max_size=1) as pool:
+        call = asyncio.create_task(pool.fetch_all("SLEEP"))
+        await settle()
+        (lane,) = (task for task in asyncio.all_tasks() if task.get_name() == "simple-1")
+        lane.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await settle()
+        assert (pool.free, pool.stats().discarded) == (1, 1), "nobody knows what it was about"
+        assert await pool.fetch_all("ONE") == [("ONE",)]
+
+
+@virtual_time
+async def test_a_call_cancelled_while_it_waits_for_its_own_cancel_is_not_taken_for_clean() -> None:
+    driver = Cancellable()
+    async with pool_of(driver, max_size=1) as pool:
+        driver.gate.clear()
+        call = asyncio.create_task(pool.fetch_all("SLEEP"))
+        await settle()
+        call.cancel()
+        await settle()
+        driver.raw.woken.set()  # the statement ends, its cancel is still on its way
+        await settle()
+        (lane,) = (task for task in asyncio.all_tasks() if task.get_name() == "simple-1")
+        lane.cancel()
+        driver.gate.set()
+        await settle()
+        assert (pool.free, pool.stats().discarded) == (1, 1)
+        assert await pool.fetch_all("ONE") == [("ONE",)]

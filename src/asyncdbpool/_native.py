@@ -160,11 +160,16 @@ class NativeSession:
             raise
         finally:
             self._running = None
-            hit = await self._survive_cancel()
-            self.standing.end_operation(self.raw, failure, hit=hit, ends=ends)
-            del failure  # no cycle of exception, traceback and frame
+            try:
+                await self._survive_cancel()
+            finally:
+                hit = self._hit or self._interrupted
+                self.standing.end_operation(self.raw, failure, hit=hit, ends=ends)
+                del failure  # no cycle of exception, traceback and frame
 
     def _learn_from(self, error: BaseException) -> None:
+        if isinstance(error, asyncio.CancelledError) and not self.driver.survives_cancellation:
+            self.doubtful = True
         try:
             self.lost = self.lost or self.driver.is_disconnect(error, self.raw)
         except Exception:  # noqa: BLE001 - the error itself must not be lost with it
@@ -176,13 +181,11 @@ class NativeSession:
             await self.driver.await_cancelling(self.raw)
             self.standing.look(self.raw)
 
-    async def _survive_cancel(self) -> bool:
+    async def _survive_cancel(self) -> None:
         """Wait for a cancel that is on its way, and see to it that it hits nothing later."""
-        if self._cancel_under_way is not None:
-            await self._cancel_under_way[1].wait()
-        if not (self._hit or self._interrupted):
-            return False
         try:
+            if self._cancel_under_way is not None:
+                await self._cancel_under_way[1].wait()
             if self._interrupted:
                 self.doubtful = self.doubtful or not self.driver.survives_cancellation
                 await self._await_cancelling()
@@ -193,7 +196,6 @@ class NativeSession:
             self._learn_from(error)
             if not isinstance(error, Exception):
                 raise
-        return True
 
     async def cancel(self, token: object, ask: Callable[[], Mapping[str, Any]] | None) -> None:
         """Cancel in the database what runs for a token; if it has ended, nothing happens."""
