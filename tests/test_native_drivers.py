@@ -683,3 +683,14 @@ async def test_a_call_cancelled_while_it_waits_for_its_own_cancel_is_not_taken_f
         await settle()
         assert (pool.free, pool.stats().discarded) == (1, 1)
         assert await pool.fetch_all("ONE") == [("ONE",)]
+
+
+@virtual_time
+async def test_a_block_that_has_ended_already_is_not_withdrawn() -> None:
+    driver = Simple()
+    async with pool_of(driver) as pool, pool.connection() as conn:
+        async with conn.transaction():
+            lease = conn._lease
+            await lease.call(lease.session.withdraw, object())
+            await conn.fetch_all("ONE")
+        assert driver.raw.since() == ["BEGIN", "ONE", "COMMIT"]
