@@ -58,7 +58,7 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 @pytest.fixture(scope="session")
 def _blockbuster() -> BlockBuster:
     """The watch on blocking calls, made once because making it takes longer than many a test."""
-    guard = BlockBuster("asyncdbpool")
+    guard = BlockBuster("asyncdbpool", excluded_modules=["asyncdbpool.testing"])
     # The drivers block in C, where blockbuster cannot look; these are their ways in.
     for name in ("sqlite3.connect", "psycopg2.connect", "MySQLdb.connect"):
         guard.functions[name] = BlockBusterFunction(None, name, scanned_modules="asyncdbpool")

@@ -14,9 +14,8 @@ import psycopg2
 import pytest
 
 from asyncdbpool import Connection, ConnectionPool, PoolError
-from support.clock import virtual_time
+from asyncdbpool.testing import NEVER, Fake, virtual_time
 from support.databases import Database
-from support.fake import NEVER, Fake
 
 SLOW = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c"
 

@@ -10,9 +10,7 @@ import anyio
 import pytest
 
 from asyncdbpool import Connection, ConnectionPool, ConnectTimeout
-from support.clock import now, settle, virtual_time
-from support.fake import NEVER, Fake
-from support.invariants import check_invariants
+from asyncdbpool.testing import NEVER, Fake, check_invariants, now, settle, virtual_time
 from support.ticks import hand_over
 
 Work = Callable[[], Awaitable[object]]
@@ -305,9 +303,9 @@ async def test_a_failed_connect_whose_caller_has_gone_is_logged_without_the_pass
 
 
 def _fail_late(fake: Fake) -> None:
-    from support import clock
+    from asyncdbpool.testing import sleep
 
-    clock.sleep(2)
+    sleep(2)
     raise fake.OperationalError("no entry with s33kr1t")
 
 

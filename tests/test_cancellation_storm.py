@@ -8,10 +8,10 @@ from functools import partial
 import pytest
 
 from asyncdbpool import ConnectionPool
+from asyncdbpool.testing import check_invariants
 from support.access import eventually
 from support.activity import Activity
 from support.fixtures import with_every_driver
-from support.invariants import check_invariants
 from support.ways import in_a_function, on_a_cursor
 
 pytestmark = [pytest.mark.realtime, with_every_driver]

@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 
 from asyncdbpool import PoolError
-from support.clock import now, settle, virtual_time
-from support.fake import NEVER, Fake
-from support.invariants import check_invariants
+from asyncdbpool.testing import NEVER, Fake, check_invariants, now, settle, virtual_time
 from support.ticks import answer_under_way
 
 
@@ -73,7 +71,7 @@ async def test_a_cancelled_statements_answer_never_goes_to_the_next_one() -> Non
     async with fake.pool(max_size=1) as pool, pool.connection() as conn:
         fake.execute.once(2.0)
         await cancelled_after(conn.fetch_val("SELECT 1"), 1)
-        fake.rows = [("the next",)]  # type: ignore[list-item] # any row will do
+        fake.rows = [("the next",)]
         assert await conn.fetch_val("SELECT 2") == "the next"
 
 

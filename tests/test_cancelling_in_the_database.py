@@ -15,11 +15,11 @@ import pytest
 from asyncdbpool import ConnectionPool, ConnectionReturned, Cursor
 from asyncdbpool.drivers.dbapi import Canceller
 from asyncdbpool.drivers.mysqldb import MySQLdbDriver
+from asyncdbpool.testing import check_invariants
 from support.access import eventually, frozen, left_of
 from support.activity import Activity, Embedded
 from support.databases import Database
 from support.fixtures import EVERY, SERVED, described, with_blocking_drivers
-from support.invariants import check_invariants
 from support.servers import Server
 from support.ways import in_a_function, on_a_cursor
 

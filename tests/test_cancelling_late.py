@@ -14,10 +14,20 @@ from asyncdbpool import Connection, ConnectionReturned
 from asyncdbpool.drivers.dbapi import Canceller
 from asyncdbpool.drivers.mysqldb import MySQLdbDriver
 from asyncdbpool.drivers.psycopg2 import Psycopg2Driver, _Cancel
-from support.clock import Clock, now, settle, sleep, virtual_time
+from asyncdbpool.testing import (
+    NEVER,
+    Clock,
+    Fake,
+    FakeDriver,
+    Gate,
+    check_invariants,
+    now,
+    settle,
+    sleep,
+    virtual_time,
+)
+from asyncdbpool.testing.invariants import threads_of
 from support.databases import Database
-from support.fake import NEVER, Fake, FakeDriver, Gate
-from support.invariants import check_invariants, threads_of
 
 
 def cancellable() -> Fake:
@@ -33,7 +43,7 @@ class Absorbing(FakeDriver):
 
     def absorb_cancel(self, raw: Any) -> None:
         super().absorb_cancel(raw)
-        self.absorb.enter(raw.wire)
+        self.absorb.enter(raw, raw.line)
 
 
 async def given_up(work: Awaitable[Any], after: float = 1.0) -> None:
@@ -246,7 +256,8 @@ async def test_a_cancel_that_hangs_does_not_keep_the_permit_beyond_the_grace() -
 
 @virtual_time
 async def test_a_closed_pool_cancels_no_more() -> None:
-    fake = Fake(cancels=True)  # without a socket, nothing ends what hangs
+    fake = Fake(cancels=True)
+    fake.lost_cancels = 1000  # nothing ends what hangs
     fake.execute.once(NEVER)
     async with fake.pool(max_size=1, cancel_grace=2) as pool:
         await given_up(pool.fetch_all("SELECT n"))

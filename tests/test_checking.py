@@ -6,9 +6,7 @@ from typing import Any
 import pytest
 
 from asyncdbpool import PoolTimeout
-from support.clock import now, settle, virtual_time
-from support.fake import NEVER, Fake
-from support.invariants import check_invariants
+from asyncdbpool.testing import NEVER, Fake, check_invariants, now, settle, virtual_time
 
 
 @virtual_time
@@ -31,9 +29,9 @@ async def test_auto_pings_what_has_something_to_read_on_its_socket() -> None:
         await pool.put(await pool.get())
         await pool.put(await pool.get())
         assert fake.ping.calls == 0
-        wire = fake.connections[0].wire
-        assert wire is not None
-        wire.answer()  # a NOTIFY, say, or the news of a shutdown
+        line = fake.connections[0].line
+        assert line is not None
+        line.answer()  # a NOTIFY, say, or the news of a shutdown
         await pool.put(await pool.get())
 
         assert (fake.ping.calls, fake.connect.calls) == (1, 1), "readable does not mean dead"

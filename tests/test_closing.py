@@ -7,9 +7,16 @@ from typing import Any
 import pytest
 
 from asyncdbpool import ConnectionPool, ConnectionReturned, PoolClosed, WrongEventLoop
-from support.clock import now, settle, virtual_time
-from support.fake import NEVER, Fake, FakeDriver
-from support.invariants import check_invariants, threads_of
+from asyncdbpool.testing import (
+    NEVER,
+    Fake,
+    FakeDriver,
+    check_invariants,
+    now,
+    settle,
+    virtual_time,
+)
+from asyncdbpool.testing.invariants import threads_of
 from support.ticks import hand_over
 
 

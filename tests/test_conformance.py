@@ -24,11 +24,11 @@ from asyncdbpool import (
     WrongEventLoop,
 )
 from asyncdbpool.drivers import find_driver
+from asyncdbpool.testing import check_invariants
 from support.access import eventually, left_of
 from support.activity import Activity
 from support.databases import Database, expected
 from support.fixtures import with_every_driver
-from support.invariants import check_invariants
 from support.lines import Line, insert, on_a_cursor, on_the_connection, written
 
 pytestmark = with_every_driver

@@ -9,9 +9,15 @@ from unittest import mock
 import pytest
 
 from asyncdbpool import ConnectionPool, ConnectTimeout, PoolError, PoolTimeout
-from support.clock import now, settle, virtual_time
-from support.fake import NEVER, Fake, FakeDriver
-from support.invariants import check_invariants
+from asyncdbpool.testing import (
+    NEVER,
+    Fake,
+    FakeDriver,
+    check_invariants,
+    now,
+    settle,
+    virtual_time,
+)
 
 
 class Strange(BaseException):
@@ -191,9 +197,9 @@ async def test_a_late_failure_of_a_connect_is_not_told_twice() -> None:
     fake = Fake()
 
     def late() -> None:
-        from support import clock
+        from asyncdbpool.testing import sleep
 
-        clock.sleep(9)
+        sleep(9)
         raise fake.Lost("in the end")
 
     fake.connect.once(late, None)

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from asyncdbpool import ConnectionPool
-from support.clock import settle, virtual_time
-from support.fake import Fake, FakeDriver
-from support.invariants import join_threads, threads_of
+from asyncdbpool.testing import Fake, FakeDriver, settle, virtual_time
+from asyncdbpool.testing.invariants import join_threads, threads_of
 
 
 def make(fake: Fake, **options: Any) -> ConnectionPool:

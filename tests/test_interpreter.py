@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from asyncdbpool import Connection, ConnectionPool, ConnectionReturned
-from support.clock import settle, virtual_time
-from support.fake import NEVER, Fake, FakeDriver
-from support.invariants import check_invariants, join_threads
+from asyncdbpool.testing import NEVER, Fake, FakeDriver, check_invariants, settle, virtual_time
+from asyncdbpool.testing.invariants import join_threads
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,7 @@ import pytest
 from asyncdbpool import PoolError
 from asyncdbpool._lanes import Lane
 from asyncdbpool._workers import Executor
-from support.clock import settle, virtual_time
+from asyncdbpool.testing import settle, virtual_time
 
 waiter: ContextVar[str] = ContextVar("waiter", default="nobody")
 

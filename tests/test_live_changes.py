@@ -5,9 +5,7 @@ import asyncio
 import pytest
 
 from asyncdbpool import PoolTimeout
-from support.clock import now, settle, virtual_time
-from support.fake import NEVER, Fake
-from support.invariants import check_invariants
+from asyncdbpool.testing import NEVER, Fake, check_invariants, now, settle, virtual_time
 from support.ticks import hand_over
 
 

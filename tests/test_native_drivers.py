@@ -14,7 +14,7 @@ from asyncdbpool import ConnectionPool, Driver, NativeDriver, PoolError, PoolTim
 from asyncdbpool.drivers.aiomysql import AiomysqlDriver
 from asyncdbpool.drivers.asyncpg import AsyncpgDriver
 from asyncdbpool.drivers.native import NativeCanceller
-from support.clock import now, settle, virtual_time
+from asyncdbpool.testing import now, settle, virtual_time
 
 
 class Raw:

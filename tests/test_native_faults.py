@@ -20,11 +20,11 @@ from asyncdbpool import (
     PoolError,
 )
 from asyncdbpool.drivers import find_driver
+from asyncdbpool.testing import check_invariants
 from support.access import backend, connections, eventually, frozen, kill_all
 from support.activity import Activity
 from support.databases import Database
 from support.fixtures import with_native_drivers
-from support.invariants import check_invariants
 from support.loops import run
 from support.mistakes import SECRET, keeps_the_secret
 from support.servers import Server

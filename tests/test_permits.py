@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 
 from asyncdbpool._permits import Permits
-from support.clock import settle, virtual_time
+from asyncdbpool.testing import settle, virtual_time
 
 Waiter = asyncio.Task[Literal[True]]
 

@@ -8,9 +8,7 @@ import pytest
 
 from asyncdbpool import ConnectionPool, PoolTimeout
 from asyncdbpool._quota import Cap
-from support.clock import now, settle, virtual_time
-from support.fake import NEVER, Fake
-from support.invariants import check_invariants
+from asyncdbpool.testing import NEVER, Fake, check_invariants, now, settle, virtual_time
 
 
 @asynccontextmanager

@@ -9,8 +9,7 @@ import pytest
 
 from asyncdbpool import ConnectionPool, PoolStats, PoolTimeout
 from asyncdbpool.stats import Counters
-from support.clock import settle, virtual_time
-from support.fake import NEVER, Fake
+from asyncdbpool.testing import NEVER, Fake, settle, virtual_time
 
 
 @virtual_time

@@ -7,9 +7,7 @@ from typing import Any
 import pytest
 
 from asyncdbpool import Connection, ConnectionReturned, PoolError
-from support.clock import now, settle, virtual_time
-from support.fake import NEVER, Fake
-from support.invariants import check_invariants
+from asyncdbpool.testing import NEVER, Fake, check_invariants, now, settle, virtual_time
 
 
 @virtual_time

@@ -13,6 +13,7 @@ import pytest
 
 from asyncdbpool import ConnectionPool, ConnectionReturned
 from asyncdbpool.drivers import find_driver
+from asyncdbpool.testing import check_invariants
 from support.access import (
     backend,
     backends,
@@ -30,7 +31,6 @@ from support.databases import (
     postgres_on,
 )
 from support.fixtures import SERVED, described
-from support.invariants import check_invariants
 from support.servers import MariaDBServer, PostgresServer, Server, ServerMissing, free_port
 
 

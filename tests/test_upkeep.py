@@ -8,8 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from support.clock import now, settle, virtual_time
-from support.fake import NEVER, Fake
+from asyncdbpool.testing import NEVER, Fake, now, settle, virtual_time
 
 
 @virtual_time
@@ -155,7 +154,7 @@ async def test_a_failed_refill_is_tried_again_with_growing_delays(
 
 
 def _refuse(fake: Fake, times: list[float]) -> None:
-    from support.clock import Clock
+    from asyncdbpool.testing import Clock
 
     assert Clock.current is not None
     times.append(Clock.current.now)

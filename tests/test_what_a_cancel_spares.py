@@ -10,10 +10,9 @@ import MySQLdb
 import pytest
 
 from asyncdbpool import PoolTimeout
+from asyncdbpool.testing import NEVER, Fake, virtual_time
 from support.access import eventually
-from support.clock import virtual_time
 from support.databases import Database
-from support.fake import NEVER, Fake
 from support.servers import MariaDBServer
 
 with_mariadb_s_drivers = pytest.mark.parametrize(
@@ -109,7 +108,7 @@ async def test_an_error_on_its_way_counts_more_than_one_of_closing_a_cursor() ->
                     raise ConnectionResetError
 
                 patch = pytest.MonkeyPatch()
-                patch.setattr("support.fake.FakeCursor.close", fail)
+                patch.setattr("asyncdbpool.testing.FakeCursor.close", fail)
                 try:
                     raise LookupError
                 finally:
@@ -131,7 +130,7 @@ async def test_a_finished_cursor_that_cannot_be_closed_gives_its_dead_connection
             cursor = await conn.execute("SELECT")
             await cursor.close()  # lazily, since it has no rows left: ahead of the next statement
             with monkeypatch.context() as patch:
-                patch.setattr("support.fake.FakeCursor.close", fail)
+                patch.setattr("asyncdbpool.testing.FakeCursor.close", fail)
                 await conn.commit()
         await asyncio.sleep(1)
         assert (pool.idle, pool.stats().discarded) == (0, 1)

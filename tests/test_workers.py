@@ -11,9 +11,8 @@ import pytest
 
 from asyncdbpool._record import MOVES, Record, State
 from asyncdbpool._workers import Executor, Job, Worker
-from support.clock import now, settle, virtual_time
-from support.fake import NEVER, Fake
-from support.invariants import threads_of
+from asyncdbpool.testing import NEVER, Fake, now, settle, virtual_time
+from asyncdbpool.testing.invariants import threads_of
 
 
 def nothing(value: Any, error: BaseException | None) -> None:

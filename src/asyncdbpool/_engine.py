@@ -60,7 +60,7 @@ class Engine:
         self.closing = False
         self.paused = False
         self._claims = Claims()
-        self._changes: set[asyncio.Future[None]] = set()
+        self._changes: dict[asyncio.Future[None], None] = {}
         self._quota = plan.quota
         self._quota.join(self)
         self.upkeep = Upkeep(self)
@@ -348,7 +348,7 @@ class Engine:
         """Retire every connection, and wait until the idle ones are closed."""
         idle = set(self.stock.idle)
         self.stock.retire()
-        await self._until(lambda: not idle & self.stock.records)
+        await self._until(lambda: idle.isdisjoint(self.stock.records))
 
     async def pause(self) -> None:
         """Lend nothing from now on, and wait until everything lent is back."""
@@ -399,12 +399,12 @@ class Engine:
         deadline = None if timeout is None else self.loop.time() + timeout
         while not condition():
             change: asyncio.Future[None] = self.loop.create_future()
-            self._changes.add(change)
+            self._changes[change] = None
             left = None if deadline is None else max(0.0, deadline - self.loop.time())
             try:
                 done, _ = await asyncio.wait({change}, timeout=left)
             finally:
-                self._changes.discard(change)
+                del self._changes[change]
             if not done:
                 return condition()
         return True

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from threading import Condition
 
 __all__ = ["Gate"]
 
@@ -19,7 +19,7 @@ class Gate:
     """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._changed = Condition()
         self._running: object = None
         self._under_way = 0
         self._given_up = False

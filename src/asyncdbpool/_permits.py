@@ -15,6 +15,7 @@ class Permits(asyncio.Semaphore):
     served passes its permit on: both are `asyncio.Semaphore`'s own promises (Python >= 3.11).
 
     Attributes:
+        owed: Permits to swallow after a shrink, as they come back.
         taken: Permits that are out.
         waiting: Tasks that wait for one.
     """
@@ -24,7 +25,7 @@ class Permits(asyncio.Semaphore):
         self.size = size
         self.taken = 0
         self.waiting = 0
-        self._owed = 0  # permits to swallow after a shrink, as they come back
+        self.owed = 0
 
     @property
     def free(self) -> int:
@@ -50,8 +51,8 @@ class Permits(asyncio.Semaphore):
     def release(self) -> None:
         """Give a permit back: to the first waiter, if there is one."""
         self.taken -= 1
-        if self._owed:
-            self._owed -= 1
+        if self.owed:
+            self.owed -= 1
         else:
             super().release()
 
@@ -59,17 +60,17 @@ class Permits(asyncio.Semaphore):
         """Grow at once, or shrink as far as permits are free and by the rest as they come back."""
         change, self.size = size - self.size, size
         for _ in range(change):
-            if self._owed:
-                self._owed -= 1
+            if self.owed:
+                self.owed -= 1
             else:
                 super().release()
-        self._owed += max(0, -change)
+        self.owed += max(0, -change)
         await self._collect()
 
     async def _collect(self) -> None:
         """Take what is owed and free; it does not suspend."""
-        while self._owed and not self.locked():
-            self._owed -= 1
+        while self.owed and not self.locked():
+            self.owed -= 1
             await super().acquire()
 
     def disband(self) -> None:

@@ -70,7 +70,7 @@ class Stock:
     """Every connection of one open pool, and what is done with it besides lending.
 
     Attributes:
-        records: Every connection that there is, in any state but closed.
+        records: Every connection that there is, in any state but closed, the oldest first.
         idle: Those that wait for a borrower, the least recently used first.
         under_way: Those that are made or checked, and good for a waiter soon.
         generation: Moves on when all that there are have to be closed.
@@ -90,7 +90,7 @@ class Stock:
         self.loop = asyncio.get_running_loop()
         self.way = way_of(plan.driver)
         self.executor = Executor(self.loop, options.max_size, plan.name, self.way.hand)
-        self.records: set[Record] = set()
+        self.records: dict[Record, None] = {}
         self.idle: list[Record] = []
         self.under_way: set[Record] = set()
         self.generation = 0
@@ -183,7 +183,7 @@ class Stock:
     def connect(self) -> None:
         """Start making a connection."""
         record = Record()
-        self.records.add(record)
+        self.records[record] = None
         self.under_way.add(record)
         connecting = self._connecting[record] = Connecting(self, record)
         task = self.loop.create_task(connecting.run(), name=f"{self.name}: connect")
@@ -312,7 +312,7 @@ class Stock:
         raise_interrupt(error)
 
     def _forget(self, record: Record) -> None:
-        self.records.discard(record)
+        self.records.pop(record, None)
         if record.worker is not None:
             record.worker.dismiss()
         self._keeper.settled(record)

@@ -1,10 +1,9 @@
 """Races in one tick of the event loop: be there the moment something has happened."""
 
 import asyncio
-import time
 
 from asyncdbpool import ConnectionPool
-from support.clock import Clock
+from asyncdbpool.testing import Clock
 
 __all__ = ["answer_under_way", "hand_over"]
 
@@ -20,5 +19,4 @@ async def hand_over(pool: ConnectionPool) -> None:
 def answer_under_way() -> None:
     """Block the loop until the worker threads have sent their answers, which it has not read."""
     assert Clock.current is not None
-    while not Clock.current.quiet:
-        time.sleep(0.0005)
+    Clock.current.exhaust()
