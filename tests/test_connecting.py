@@ -16,6 +16,7 @@ from asyncdbpool.testing import (
     check_invariants,
     now,
     settle,
+    sleep,
     virtual_time,
 )
 
@@ -197,8 +198,6 @@ async def test_a_late_failure_of_a_connect_is_not_told_twice() -> None:
     fake = Fake()
 
     def late() -> None:
-        from asyncdbpool.testing import sleep
-
         sleep(9)
         raise fake.Lost("in the end")
 
@@ -390,3 +389,30 @@ async def test_a_driver_that_cannot_judge_an_error_does_not_hide_it(predicate: s
         assert await pool.execute("UPDATE t") == 1
         assert pool.stats().discarded == (predicate == "is_disconnect"), "unknown means closed"
         check_invariants(pool)
+
+
+@virtual_time
+async def test_a_setup_that_hangs_is_cut_off_after_connect_timeout() -> None:
+    fake = Fake(sockets=True)
+
+    def setup(raw: Any) -> None:
+        raw.cursor().execute("SET search_path TO shop")
+
+    fake.execute.once(NEVER)
+    async with fake.pool(max_size=1, setup=setup, connect_timeout=5, timeout=20) as pool:
+        with pytest.raises(ConnectTimeout, match="the attempt was given up"):
+            await pool.get()
+        await settle()
+        assert (pool.size, pool.free, fake.open) == (0, 1, 0)
+        await pool.put(await pool.get())
+
+
+@virtual_time
+async def test_a_setup_that_ends_as_it_is_cut_off_makes_no_connection_for_anybody() -> None:
+    fake = Fake(sockets=True)
+    async with fake.pool(max_size=1, setup=lambda _raw: sleep(6), connect_timeout=5) as pool:
+        with pytest.raises(ConnectTimeout):
+            await pool.get()
+        await asyncio.sleep(2)
+        assert (pool.size, pool.free, fake.open) == (0, 1, 0)
+        assert pool.stats().discarded == 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from threading import Condition
 
+from asyncdbpool.drivers.base import Unanswered
+
 __all__ = ["Gate"]
 
 
@@ -16,6 +18,7 @@ class Gate:
 
     Attributes:
         hit: True where a cancel has been sent for the operation that runs.
+        unanswered: True once nobody can say what a cancel will hit.
     """
 
     def __init__(self) -> None:
@@ -24,6 +27,7 @@ class Gate:
         self._under_way = 0
         self._given_up = False
         self.hit = False
+        self.unanswered = False
 
     def enter(self, token: object) -> None:
         """Begin an operation; one without a token cannot be cancelled."""
@@ -47,6 +51,9 @@ class Gate:
             self._under_way += 1
         try:
             canceller()
+        except Unanswered:
+            self.unanswered = True
+            raise
         finally:
             with self._changed:
                 self._under_way -= 1

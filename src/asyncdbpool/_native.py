@@ -15,6 +15,7 @@ from asyncdbpool._lanes import on_thread
 from asyncdbpool._queries import column_of
 from asyncdbpool._standing import SEVERAL, Standing
 from asyncdbpool._wire import Wire
+from asyncdbpool.drivers.base import Unanswered
 from asyncdbpool.errors import PoolError
 
 if TYPE_CHECKING:
@@ -208,6 +209,10 @@ class NativeSession:
             self._cancel_under_way = scope, over
             try:
                 await self.canceller(partial(_answer, ask))
+            except Unanswered:
+                self.doubtful = True
+                self.hang_up()
+                raise
             finally:
                 self._cancel_under_way = None
                 over.set()

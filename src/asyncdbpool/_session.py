@@ -62,6 +62,7 @@ class Session:
     ) -> Self:
         """Make and set up a connection, on the worker's thread, which is to close it at last."""
         session = cls(pool, driver, args, kwargs)
+        worker.brake = session.hang_up
         session.prepare(setup)
         worker.last_will = session.close
         return session
@@ -176,6 +177,10 @@ class Session:
 
     def _absorb_cancel(self) -> None:
         """See to it that the cancel hits nothing later."""
+        if self.gate.unanswered:
+            self.doubtful = True
+            self.hang_up()
+            return
         try:
             for core in tuple(self.cursors):
                 error = None if core.finished else self.driver.interrupted(core.raw)

@@ -207,6 +207,8 @@ class Stock:
         self.counters.created += 1
         self.connect_error = None
         self._refill_delays = backoff(first=1.0, most=30.0)
+        if session.hung_up:
+            self.condemn(record, "its setup took longer than connect_timeout", others=False)
         self._keeper.fit(record)
 
     def connect_late(self, record: Record, error: ConnectTimeout) -> None:

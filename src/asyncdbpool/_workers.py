@@ -91,12 +91,17 @@ class Worker:
     """A thread that makes the calls of one blocking connection.
 
     PEP 249 modules of `threadsafety` 0 and 1 are safe with it, and sqlite3 needs it.
+
+    Attributes:
+        brake: Cuts the connection off, from another thread, and tells whether it can; None as
+            long as there is no connection.
     """
 
     def __init__(self, executor: Executor, name: str) -> None:
         self._executor = executor
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self.last_will: Callable[[], object] | None = None
+        self.brake: Callable[[], bool] | None = None
         self._thread = threading.Thread(target=self._live, name=name, daemon=True)
         self._thread.start()
 
@@ -120,8 +125,8 @@ class Worker:
         return work
 
     def interrupt(self) -> bool:
-        """Do nothing: a thread cannot be stopped."""
-        return False
+        """Cut the connection off: a thread itself cannot be stopped."""
+        return self.brake is not None and self.brake()
 
     def dismiss(self) -> None:
         """Let the thread end once everything queued so far is done."""
@@ -166,6 +171,7 @@ class Executor:
         self.workers: set[Hand] = set()
         self.leaving: set[Hand] = set()
         self._side: Hand | None = None
+        self._stuck: list[Hand] = []  # former ones, whose call has not come back
         self._finished: deque[Job] = deque()  # appended to by workers, emptied by the loop
         self._woken = False  # set by workers, cleared by the loop
 
@@ -189,6 +195,19 @@ class Executor:
         if self._side is None:
             self._side = self._hand(self, f"{self.name}-aside")
         self._side.submit(work, done)
+
+    def leave_side(self) -> None:
+        """Leave the call that is made aside to itself; the next one is made by another hand."""
+        if self._side is not None:
+            self._side.interrupt()
+            self._stuck.append(self._side)
+            self.dismiss_side()
+
+    @property
+    def stuck(self) -> int:
+        """How many of those that were left have not ended."""
+        self._stuck = [hand for hand in self._stuck if hand.alive]
+        return len(self._stuck)
 
     def dismiss_side(self) -> None:
         """Let the hand for calls aside go."""

@@ -6,11 +6,11 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from asyncdbpool.drivers.base import BaseDriver
+from asyncdbpool.drivers.base import BaseDriver, Unanswered
 from asyncdbpool.drivers.dbapi import Driver
 from asyncdbpool.drivers.native import NativeDriver
 
-__all__ = ["BaseDriver", "Driver", "NativeDriver", "find_driver"]
+__all__ = ["BaseDriver", "Driver", "NativeDriver", "Unanswered", "find_driver"]
 
 _KNOWN = {
     "sqlite3": "asyncdbpool.drivers.sqlite3:SQLite3Driver",

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from asyncdbpool.drivers import _mysql
+from asyncdbpool.drivers.base import Unanswered
 from asyncdbpool.drivers.native import Left, NativeCanceller, NativeDriver, no_way_back
 
 __all__ = ["AiomysqlDriver"]
@@ -193,6 +194,10 @@ class AiomysqlDriver(NativeDriver):
             side = await self.connect(args, {**kwargs, **await ask(), **plainly})
             try:
                 await self.command(side, f"KILL QUERY {raw.thread_id()}")
+            except Exception as error:
+                if self.is_disconnect(error, side):
+                    raise Unanswered(f"KILL QUERY {raw.thread_id()} had no answer") from error
+                raise
             finally:
                 side.close()
 
@@ -212,8 +217,11 @@ class AiomysqlDriver(NativeDriver):
     # Errors
 
     def is_disconnect(self, error: BaseException, raw: Any) -> bool:
-        """A lost or killed connection, or a server that became read-only."""
-        return _mysql.number(error, self.module) in _mysql.LOST
+        """A lost or killed connection, or a server that became read-only.
+
+        What uvloop raises for a connection that was reset comes out as it is.
+        """
+        return _mysql.number(error, self.module) in _mysql.LOST or self.is_closed(raw)
 
     def is_transient(self, error: BaseException) -> bool:
         """Refused, lost while connecting, too many connections, shutting down."""

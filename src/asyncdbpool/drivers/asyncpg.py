@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar
 
 from asyncdbpool.drivers import _postgres
-from asyncdbpool.drivers.base import TRANSIENT
+from asyncdbpool.drivers.base import TRANSIENT, Unanswered
 from asyncdbpool.drivers.native import Left, NativeCanceller, NativeDriver, no_way_back
 
 __all__ = ["AsyncpgDriver"]
@@ -181,7 +181,10 @@ class AsyncpgDriver(NativeDriver):
         async def cancel(_ask: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
             sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             await request(sent)
-            sent.result()
+            try:
+                sent.result()
+            except ConnectionResetError as error:
+                raise Unanswered("the cancel request had no answer") from error
 
         return cancel
 

@@ -8,9 +8,17 @@ import socket
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-__all__ = ["TRANSIENT", "BaseDriver", "error_text", "system_says"]
+__all__ = ["TRANSIENT", "BaseDriver", "Unanswered", "error_text", "system_says"]
 
 TRANSIENT = (errno.ECONNREFUSED, errno.ECONNRESET, errno.ETIMEDOUT, errno.EPIPE)
+
+
+class Unanswered(Exception):
+    """What a canceller raises where its cancel was sent and may take effect later.
+
+    Nobody knows then what it will hit, so the connection is cut off. Any other error means that
+    nothing was sent.
+    """
 
 
 class BaseDriver:

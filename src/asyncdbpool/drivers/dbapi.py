@@ -143,7 +143,8 @@ class Driver(BaseDriver):
 
         It is called on another thread, while a statement runs, perhaps several times; it may
         block, but must not hold the GIL meanwhile. It gets a function that gives the credentials,
-        should it have to connect.
+        should it have to connect. Where it has to give up without knowing what became of the
+        cancel, it raises `Unanswered`.
 
         Args:
             raw: The driver's connection.

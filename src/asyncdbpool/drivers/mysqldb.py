@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any, ClassVar
 
 from asyncdbpool.drivers import _mysql
+from asyncdbpool.drivers.base import Unanswered
 from asyncdbpool.drivers.dbapi import Canceller, Driver
 
 __all__ = ["MySQLdbDriver"]
@@ -107,6 +108,10 @@ class MySQLdbDriver(Driver):
             side = self.connect(args, {**kwargs, **ask(), **bounds})
             try:
                 self.command(side, f"KILL QUERY {number}")
+            except Exception as error:
+                if self.is_disconnect(error, side):
+                    raise Unanswered(f"KILL QUERY {number} had no answer") from error
+                raise
             finally:
                 side.close()
 

@@ -180,7 +180,8 @@ class NativeDriver(BaseDriver, ABC):
         """Make a coroutine function that cancels in the database what runs on a connection.
 
         It is called while a statement runs, perhaps several times, and must have done its work
-        when it ends: whatever comes next on the connection must not be hit.
+        when it ends: whatever comes next on the connection must not be hit. Where it cannot
+        know that, it raises `Unanswered`.
 
         Returns:
             The function, or None where there is no way.

@@ -223,7 +223,13 @@ class FakeConnection:
         """Pass a gate."""
         gate: Gate = getattr(self.fake, name)
         with self.alone(name):
+            self.refuse_if_cut(name)
             gate.enter(self, self.line)
+
+    def refuse_if_cut(self, step: str) -> None:
+        """Raise where the socket has been shut down, and the step is not to close it."""
+        if self.line is not None and step != "close" and self.line.is_cut():
+            raise errors.Lost("server closed the connection unexpectedly")
 
     def interrupt(self) -> None:
         """Cancel what runs, or else what runs next; on any thread."""

@@ -52,6 +52,10 @@ class Line:
         poll.register(self.near, select.POLLIN)
         return bool(poll.poll(0))
 
+    def is_cut(self) -> bool:
+        """Tell whether it has been shut down."""
+        return self.has_answer() and not self.near.recv(1, socket.MSG_PEEK)
+
     def read(self) -> None:
         """Block until there is something to read."""
         clock.rest(self.has_answer)

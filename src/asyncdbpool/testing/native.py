@@ -43,6 +43,7 @@ class NativeFakeConnection(FakeConnection):
         """Pass a gate."""
         gate: Gate = getattr(self.fake, name)
         with self.alone(name):
+            self.refuse_if_cut(name)
             await gate.pass_through(self)
 
     async def query(self, sql: str, params: Any = ()) -> Rows:

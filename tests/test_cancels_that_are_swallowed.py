@@ -1,0 +1,102 @@
+"""Cancels that get no answer: the network has swallowed them, or they come when nobody knows."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any
+
+import pytest
+
+from asyncdbpool import PoolError
+from asyncdbpool.drivers import Unanswered
+from asyncdbpool.testing import NEVER, Fake, NativeFake, settle, virtual_time
+from asyncdbpool.testing.invariants import threads_of
+
+
+async def given_up(work: Awaitable[Any]) -> None:
+    """Wait for something for a second, and no longer."""
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            await work
+
+
+def swallowed(kind: type[Fake]) -> Fake:
+    """A fake whose next statement hangs, and so does the cancel that is sent for it."""
+    fake = kind(sockets=True, cancels=True)
+    fake.execute.once(NEVER)
+    fake.cancel.once(NEVER)
+    return fake
+
+
+every_way = pytest.mark.parametrize("kind", [Fake, NativeFake])
+
+
+@every_way
+@virtual_time
+async def test_a_cancel_that_is_swallowed_does_not_keep_others_from_being_sent(
+    kind: type[Fake],
+) -> None:
+    fake = swallowed(kind)
+    async with fake.pool(max_size=2, cancel_grace=5) as pool:
+        await given_up(pool.fetch_all("SELECT n"))
+        await asyncio.sleep(6)
+        assert (pool.free, pool.stats().discarded) == (2, 1), "its connection was cut off"
+
+        fake.execute.once(NEVER)
+        await given_up(pool.fetch_all("SELECT n"))
+        await asyncio.sleep(1)
+        assert (pool.free, pool.stats().discarded) == (2, 1), "this one was cancelled"
+        fake.cancel.open()
+
+
+@virtual_time
+async def test_cancels_behind_one_that_is_swallowed_are_sent_after_the_grace() -> None:
+    fake = swallowed(Fake)
+    fake.execute.once(NEVER)
+    async with fake.pool(max_size=2, cancel_grace=2) as pool:
+        first = asyncio.create_task(given_up(pool.fetch_all("SELECT 1")))
+        conn = await pool.get()
+        second = asyncio.create_task(conn.fetch_all("SELECT 2"))
+        await asyncio.wait([first])
+        by_hand = asyncio.create_task(conn.cancel())
+        with pytest.raises(PoolError, match="had no answer within cancel_grace"):
+            await by_hand
+        await conn.cancel()
+        with pytest.raises(fake.OperationalError, match="interrupted"):
+            await second
+        await pool.put(conn)
+
+
+@virtual_time
+async def test_no_more_than_a_few_threads_are_left_in_cancels_that_are_swallowed() -> None:
+    fake = Fake(sockets=True, cancels=True)
+    fake.execute.always(NEVER)
+    fake.cancel.always(NEVER)
+    async with fake.pool(max_size=1, cancel_grace=1) as pool:
+        for _ in range(6):
+            await given_up(pool.fetch_all("SELECT n"))
+            await asyncio.sleep(3)
+            assert pool.free == 1, "the permit comes back all the same"
+        stuck = [thread for thread in threads_of(pool) if thread.name.endswith("-aside")]
+        assert len(stuck) == 3
+        fake.cancel.open()
+
+
+@every_way
+@virtual_time
+async def test_a_cancel_that_may_come_later_costs_its_connection_and_hits_nothing(
+    kind: type[Fake],
+) -> None:
+    fake = kind(sockets=True, cancels=True)
+    fake.execute.once(2.0)
+    fake.cancel.always(Unanswered("sent, and then silence"))
+    async with fake.pool(max_size=1, cancel_grace=60) as pool, pool.connection() as conn:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await conn.fetch_all("SELECT n")
+        await asyncio.sleep(2)
+        with pytest.raises((PoolError, fake.Lost)):
+            await conn.fetch_all("SELECT 2")
+        await conn.close()
+        await settle()
+        assert pool.stats().discarded == 1
+        fake.cancel.open()
