@@ -219,9 +219,10 @@ class AiomysqlDriver(NativeDriver):
     def is_disconnect(self, error: BaseException, raw: Any) -> bool:
         """A lost or killed connection, or a server that became read-only.
 
-        What uvloop raises for a connection that was reset comes out as it is.
+        For one that was reset uvloop raises a `RuntimeError`, which aiomysql lets out.
         """
-        return _mysql.number(error, self.module) in _mysql.LOST or self.is_closed(raw)
+        reset = isinstance(error, RuntimeError) and self.is_closed(raw)
+        return reset or _mysql.number(error, self.module) in _mysql.LOST
 
     def is_transient(self, error: BaseException) -> bool:
         """Refused, lost while connecting, too many connections, shutting down."""
