@@ -5,6 +5,7 @@ event loop, and with `CI` set a test may not be skipped, for whatever reason.
 """
 
 import asyncio
+import gc
 import os
 import platform
 import signal
@@ -29,6 +30,11 @@ pytest_plugins = ["support.fixtures"]
 def pytest_configure() -> None:
     # Whoever ends the run with SIGTERM, a CI's time limit say, ends the servers with it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the invariant checker, which looks at every object there is, the suite's own."""
+    gc.freeze()
 
 
 def pytest_report_header() -> list[str]:
