@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from asyncdbpool import _reports
+from asyncdbpool import _forks, _reports
 from asyncdbpool._claims import Claims
 from asyncdbpool._lease import Lease
 from asyncdbpool._options import Cleanup, Options
@@ -393,6 +393,15 @@ class Engine:
         for lease in tuple(self.leases):
             lease.ended = "is gone: its pool was given up"
         self.stock.abandon()
+
+    def disown(self) -> None:
+        """Leave everything to the process that this one was forked from."""
+        for lease in self.leases:
+            lease.ended = "was borrowed by the parent process"
+        for record in self.stock.records:
+            if record.session is not None:
+                record.session.disown()
+        _forks.keep_for_ever(self)
 
     async def _until(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
         """Wait until something about the connections is so; False if it is not within seconds."""

@@ -484,6 +484,10 @@ class NativeSession:
                 self.driver.terminate(self.raw)
             self._wire.close()
 
+    def disown(self) -> None:
+        """Take the socket away, in a forked child, without a word to the server."""
+        self._wire.sever()
+
     def hang_up(self) -> bool:
         """Shut the socket down, and a little later cancel what runs all the same."""
         self.hung_up = True

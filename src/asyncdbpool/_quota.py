@@ -112,11 +112,13 @@ class Quota:
         )
 
     def forfeit(self) -> None:
-        """Give all of it back, and serve nobody: the pool's event loop is closed."""
+        """Give all of it back, and serve nobody: the pool's event loop is gone."""
         for cap in self._caps:
             cap.taken -= self._taken
+            cap.leaving = min(cap.leaving, cap.taken)
         self._taken = 0
         self.member = None
+        self.in_line = False
 
     def take(self, *, for_waiter: bool) -> bool:
         """Take room for one connection; False puts the pool in line, if for a waiter.
@@ -167,8 +169,9 @@ class Quota:
     def _needs_only(self, caps: list[Cap]) -> bool:
         return all(not cap.full or cap in caps for cap in self._caps)
 
-    def _all_in_line(self) -> set[Quota]:
-        return {quota for cap in self._caps for quota in cap.quotas if quota.in_line}
+    def _all_in_line(self) -> list[Quota]:
+        in_line = (quota for cap in self._caps for quota in cap.quotas if quota.in_line)
+        return list(dict.fromkeys(in_line))
 
     def _since(self) -> float:
         since = None if self.member is None else self.member.oldest_wait()

@@ -114,6 +114,9 @@ class BaseSession(Protocol):
         """End what runs from outside; False where that cannot be done."""
         ...
 
+    def disown(self) -> None:
+        """Take the socket away, in a forked child, without a word to the server."""
+
 
 class State(Enum):
     """Where a connection is in its life."""

@@ -455,6 +455,10 @@ class Session:
         self._wire.shut_down()
         return bool(self._wire)
 
+    def disown(self) -> None:
+        """Take the socket away, in a forked child, without a word to the server."""
+        self._wire.sever()
+
     @property
     def silent(self) -> bool:
         """True where nothing has come in on the socket, so far as one can look without I/O."""

@@ -148,7 +148,7 @@ class Stock:
             return False
         if self.checks_always:
             return True
-        return now - record.proven_at > self.options.check_after or not session_of(record).silent
+        return now - record.proven_at >= self.options.check_after or not session_of(record).silent
 
     # Making and checking
 

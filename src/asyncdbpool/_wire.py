@@ -16,9 +16,10 @@ class Wire:
     The driver may close its own at any time, and the number be taken again by something else.
     """
 
-    __slots__ = ("_poll", "_socket")
+    __slots__ = ("_fileno", "_poll", "_socket")
 
     def __init__(self, fileno: int | None) -> None:
+        self._fileno = fileno
         self._socket = _duplicate(fileno)
         self._poll: select.poll | None = None
         if self._socket is not None:
@@ -39,6 +40,16 @@ class Wire:
         if self._socket is not None:
             with suppress(OSError):  # it is down already
                 self._socket.shutdown(socket.SHUT_RDWR)
+
+    def sever(self) -> None:
+        """Put a dead socket in the place of the driver's, in this process alone."""
+        if self._socket is None or self._fileno is None:
+            return
+        with self._socket as ours, suppress(OSError):  # the driver has closed its own
+            if os.path.sameopenfile(ours.fileno(), self._fileno):
+                dead, other = socket.socketpair()
+                with dead, other:
+                    os.dup2(dead.fileno(), self._fileno, inheritable=False)
 
     def close(self) -> None:
         """Give the handle back."""

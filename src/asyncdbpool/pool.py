@@ -12,7 +12,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from asyncdbpool import _reports
+from asyncdbpool import _forks, _reports
 from asyncdbpool._borrowing import Borrowing, Transacting
 from asyncdbpool._connect import ConnectArguments
 from asyncdbpool._engine import Engine
@@ -274,7 +274,16 @@ class ConnectionPool:
 
     def _start(self) -> Engine:
         self._engine = Engine(self._plan, self._options)
+        _forks.watch(self, ConnectionPool._disown)
         return self._engine
+
+    def _disown(self) -> None:
+        """Forget, in a forked child, what is the parent's; the next `get()` starts afresh."""
+        engine, self._engine = self._engine, None
+        self._ending = self._opening = None
+        self._plan.quota.forfeit()
+        if engine is not None:
+            engine.disown()
 
     def _opened(self) -> Engine:
         """Return the engine, opening the pool at its first use."""
