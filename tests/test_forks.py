@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from collections.abc import Mapping
 
 from support.activity import Activity
 from support.fixtures import with_every_driver
@@ -90,7 +91,7 @@ PROGRAM = """
 """
 
 
-def run(asked: dict[str, object]) -> "subprocess.CompletedProcess[str]":
+def run(asked: Mapping[str, object]) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(  # noqa: S603 - our own interpreter
         [sys.executable, "-c", textwrap.dedent(PROGRAM), json.dumps(asked)],
         capture_output=True,

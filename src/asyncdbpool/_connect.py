@@ -204,8 +204,17 @@ class Connecting:
         assert worker is not None  # noqa: S101 - hired before
         given: Any = await self._by(worker.blocking(credentials))
         if inspect.isawaitable(given):
-            async with asyncio.timeout(self._owner.options.connect_timeout):
-                given = await given
+            limit = asyncio.timeout(self._owner.options.connect_timeout)
+            try:
+                async with limit:
+                    given = await given
+            except TimeoutError as error:
+                if not limit.expired():
+                    raise
+                raise ConnectTimeout(
+                    f"pool {self._owner.name!r}: the credentials took longer than "
+                    f"connect_timeout={self._owner.options.connect_timeout:g} s"
+                ) from error
         if not isinstance(given, Mapping):
             raise TypeError(
                 f"pool {self._owner.name!r}: credentials must return a mapping of connect "
