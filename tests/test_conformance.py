@@ -1,4 +1,4 @@
-"""Conformance: what the library promises for every driver alike, tried with each of the five."""
+"""Conformance: what the library promises for every driver alike, tried with each that it knows."""
 
 import asyncio
 import re
@@ -10,6 +10,7 @@ from typing import Any
 
 import aiomysql
 import MySQLdb.cursors
+import psycopg.rows
 import psycopg2.extras
 import pytest
 
@@ -28,10 +29,10 @@ from asyncdbpool.testing import check_invariants
 from support.access import eventually, left_of
 from support.activity import Activity
 from support.databases import Database, expected
-from support.fixtures import with_every_driver
+from support.fixtures import with_kin_too
 from support.lines import Line, insert, on_a_cursor, on_the_connection, written
 
-pytestmark = with_every_driver
+pytestmark = with_kin_too
 
 # ------------------------------------------------------------------------------------------------
 # What differs
@@ -39,6 +40,10 @@ pytestmark = with_every_driver
 
 def with_names(raw: sqlite3.Connection) -> None:
     raw.row_factory = sqlite3.Row
+
+
+def with_keys(raw: psycopg.Connection[Any]) -> None:
+    raw.row_factory = psycopg.rows.dict_row
 
 
 SQLITE = "PRAGMA cache_size = 1234", "PRAGMA cache_size"
@@ -50,6 +55,7 @@ LINES = {
     "sqlite3": Line(SQLITE, r":\1", {"setup": with_names}),
     "psycopg2": Line(POSTGRES, by_name={"cursor_factory": psycopg2.extras.DictCursor}),
     "MySQLdb": Line(MARIADB, by_name={"cursorclass": MySQLdb.cursors.DictCursor}),
+    "psycopg": Line(POSTGRES, by_name={"setup": with_keys}),
     "asyncpg": Line(POSTGRES, "?", many=-1, guest=PREPARED, saying=on_the_connection),
     "aiomysql": Line(MARIADB, by_name={"cursorclass": aiomysql.DictCursor}, saying=on_a_cursor),
 }

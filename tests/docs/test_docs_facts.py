@@ -112,6 +112,7 @@ def test_the_extras_of_the_readme_are_declared() -> None:
         "aiomysql",
         "asyncpg",
         "mysqlclient",
+        "psycopg",
         "psycopg2",
     }
     assert {extra for extra in extras if re.search(rf"\b{extra}\b", readme)} == extras
@@ -190,14 +191,23 @@ def test_functions_that_are_named_are_in_their_file(cell: str) -> None:
 # The drivers
 
 
-def test_the_table_of_drivers_agrees_with_what_can_be_asked_of_a_driver() -> None:
-    table = {row[0]: row[1:] for row in rows(DRIVERS, "ability")}
-    known = [
-        find_driver(importlib.import_module(name))
-        for name in ("sqlite3", "psycopg2", "MySQLdb", "asyncpg", "aiomysql")
-    ]
-    drivers = [*known, Driver(importlib.import_module("sqlite3"))]
-    for column, driver in enumerate(drivers):
+@pytest.mark.parametrize(
+    ("title", "names"),
+    [
+        ("ability", ["sqlite3", "psycopg2", "MySQLdb", "asyncpg", "aiomysql", ""]),
+        ("ability of its kin", ["psycopg"]),
+    ],
+)
+def test_the_tables_of_drivers_agree_with_what_can_be_asked_of_a_driver(
+    title: str, names: list[str]
+) -> None:
+    table = {row[0]: row[1:] for row in rows(DRIVERS, title)}
+    for column, name in enumerate(names):
+        driver: Any = (
+            find_driver(importlib.import_module(name))
+            if name
+            else Driver(importlib.import_module("sqlite3"))
+        )
         host = "none" if driver.host_keyword is None else f"`{driver.host_keyword}`"
         assert table["keyword for the host"][column] == host
         assert table["keyword for the database"][column] == f"`{driver.database_keyword}`"

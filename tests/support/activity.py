@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import psycopg2
-
 from asyncdbpool import ConnectionPool
 from support.access import administrator
 from support.databases import Database
@@ -107,7 +105,7 @@ class Served(Activity):
     def __init__(self, database: Database, administrator: Any) -> None:
         self._administrator = administrator
         self._user = database.arguments["user"]
-        self._postgres = (database.twin or database).module is psycopg2
+        self._postgres = database.server == "postgres"
         super().__init__(database, f"SELECT {'pg_sleep' if self._postgres else 'SLEEP'}(60)")
 
     def saying(self, token: str, seconds: float) -> str:

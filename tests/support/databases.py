@@ -13,6 +13,7 @@ from typing import Any, Self
 import aiomysql
 import asyncpg
 import MySQLdb
+import psycopg
 import psycopg2
 
 from asyncdbpool import ConnectionPool
@@ -32,6 +33,7 @@ class Database:
         modes: Pool options for every way in which its connections begin transactions.
         options: Pool options that a pool gets unless told otherwise.
         twin: For a native driver: the same database, with a blocking one.
+        server: The fixture that is its server, if it has one.
     """
 
     module: Any
@@ -41,6 +43,7 @@ class Database:
     modes: Mapping[str, Mapping[str, Any]]
     options: Mapping[str, Any] = field(default_factory=dict)
     twin: Self | None = None
+    server: str | None = None
 
     @property
     def native(self) -> bool:
@@ -133,7 +136,16 @@ def postgres_on(server: PostgresServer) -> Database:
         placeholder="%s",
         series="SELECT n, 'row ' || n AS label FROM generate_series(1, {count}) AS n",
         modes=POSTGRES_MODES,
+        server="postgres",
     )
+
+
+def postgres_with_psycopg(server: PostgresServer) -> Database:
+    """Describe a server's database for psycopg."""
+    kin = postgres_on(server)
+    arguments = dict(kin.arguments)
+    arguments["dbname"] = arguments.pop("database")
+    return replace(kin, module=psycopg, arguments=arguments)
 
 
 def mariadb_on(server: MariaDBServer) -> Database:
@@ -151,6 +163,7 @@ def mariadb_on(server: MariaDBServer) -> Database:
             " FROM seq_1_to_{most} WHERE seq <= {count}"
         ),
         modes=MARIADB_MODES,
+        server="mariadb",
     )
 
 

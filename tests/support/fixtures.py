@@ -16,6 +16,7 @@ from support.databases import (
     mariadb_on,
     postgres_natively,
     postgres_on,
+    postgres_with_psycopg,
     sqlite_at,
 )
 from support.servers import MariaDBServer, PostgresServer, Server
@@ -60,12 +61,18 @@ NATIVE = [
     pytest.param("asyncpg", marks=pytest.mark.postgres),
     pytest.param("aiomysql", marks=pytest.mark.mariadb),
 ]
+KIN = [
+    pytest.param("psycopg", marks=pytest.mark.postgres),
+]
 EVERY = [*BLOCKING, *NATIVE]
 SERVED = [*BLOCKING[1:], *NATIVE]
 """For a module's own fixture `database`; `server` is the server of each of these."""
 
 with_every_driver = pytest.mark.parametrize("database", EVERY, indirect=True)
 """Has the fixture `database`, and what is made from it, take each of the five drivers in turn."""
+
+with_kin_too = pytest.mark.parametrize("database", [*EVERY, *KIN], indirect=True)
+"""The same with those that are like one of the five, too: other modules for the same databases."""
 
 with_native_drivers = pytest.mark.parametrize("database", NATIVE, indirect=True)
 """The same with the two native ones."""
@@ -87,6 +94,12 @@ def asyncpg_database(postgres: PostgresServer) -> Database:
 def aiomysql_database(mariadb: MariaDBServer) -> Database:
     """The shared MariaDB, for aiomysql."""
     return mariadb_natively(mariadb)
+
+
+@pytest.fixture
+def psycopg_database(postgres: PostgresServer) -> Database:
+    """The shared PostgreSQL, for psycopg."""
+    return postgres_with_psycopg(postgres)
 
 
 @pytest.fixture(params=BLOCKING)
@@ -113,6 +126,7 @@ def described(request: pytest.FixtureRequest, name: str) -> Database:
         "MySQLdb": "mysql",
         "asyncpg": "asyncpg_database",
         "aiomysql": "aiomysql_database",
+        "psycopg": "psycopg_database",
     }[name]
     described: Database = request.getfixturevalue(fixture)
     return described
@@ -134,8 +148,8 @@ def server(request: pytest.FixtureRequest, database: Database) -> Server:
 
 
 def _server_of(request: pytest.FixtureRequest, database: Database) -> Server | None:
-    fixture = {"psycopg2": "postgres", "MySQLdb": "mariadb"}.get((database.twin or database).name)
-    found: Server | None = None if fixture is None else request.getfixturevalue(fixture)
+    name = database.server
+    found: Server | None = None if name is None else request.getfixturevalue(name)
     return found
 
 

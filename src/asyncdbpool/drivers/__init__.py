@@ -15,6 +15,7 @@ __all__ = ["BaseDriver", "Driver", "NativeDriver", "Unanswered", "find_driver"]
 _KNOWN = {
     "sqlite3": "asyncdbpool.drivers.sqlite3:SQLite3Driver",
     "psycopg2": "asyncdbpool.drivers.psycopg2:Psycopg2Driver",
+    "psycopg": "asyncdbpool.drivers.psycopg:PsycopgDriver",
     "MySQLdb": "asyncdbpool.drivers.mysqldb:MySQLdbDriver",
     "asyncpg": "asyncdbpool.drivers.asyncpg:AsyncpgDriver",
     "aiomysql": "asyncdbpool.drivers.aiomysql:AiomysqlDriver",

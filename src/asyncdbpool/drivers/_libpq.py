@@ -1,0 +1,128 @@
+"""What psycopg2 and psycopg have from libpq: the transaction's state, the words, the cancel."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from asyncdbpool.drivers import _postgres
+from asyncdbpool.drivers.base import error_text, system_says
+from asyncdbpool.drivers.dbapi import Driver
+
+__all__ = ["IDLE", "Cancel", "LibpqDriver", "functions_of"]
+
+IDLE = 0  # enum PGTransactionStatusType
+_FAILED = 3
+_UNKNOWN = 4
+
+_SOON_IN_ENGLISH = (
+    "timeout expired",
+    "server closed the connection unexpectedly",
+    "the database system is starting up",
+    "the database system is shutting down",
+    "the database system is in recovery mode",
+    "the database system is not yet accepting connections",
+    "too many clients already",
+    "remaining connection slots are reserved",
+    "too many connections for",
+)
+"""The modules' connect errors carry no SQLSTATE; a server that speaks another language is treated
+as failing for good."""
+
+
+class LibpqDriver(Driver):
+    """libpq knows the transaction's state from every answer, and its socket.
+
+    Attributes:
+        dsn_keyword: The keyword of `connect()` for what may also be its first argument.
+        code_attribute: The attribute of the module's errors that holds the SQLSTATE.
+    """
+
+    database_keyword: ClassVar[str] = "dbname"
+    can_reset: ClassVar[bool] = True
+    dsn_keyword: ClassVar[str]
+    code_attribute: ClassVar[str]
+
+    def with_timeout(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], seconds: float
+    ) -> dict[str, Any]:
+        """Give libpq a timeout of its own: whole seconds, two at least."""
+        asked = dict(kwargs)
+        dsn = str(args[0] if args else kwargs.get(self.dsn_keyword, ""))
+        is_set = "connect_timeout" in dsn or "PGCONNECT_TIMEOUT" in os.environ
+        if not is_set and math.isfinite(seconds):
+            asked.setdefault("connect_timeout", max(2, math.ceil(seconds)))
+        return asked
+
+    def in_transaction(self, raw: Any) -> bool | None:
+        """Libpq tracks the state; anything but idle wants a rollback."""
+        status = raw.info.transaction_status
+        return None if status == _UNKNOWN else bool(status != IDLE)
+
+    def begin(self, raw: Any) -> None:
+        """Begin by hand in autocommit; otherwise the first statement does."""
+        if raw.autocommit:
+            self.command(raw, "BEGIN")
+
+    def confirm(self, raw: Any) -> None:
+        """Have a failed transaction raise its error; COMMIT would be answered with ROLLBACK."""
+        if raw.info.transaction_status == _FAILED:
+            self.command(raw, "SELECT 1")
+
+    def reset(self, raw: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """`DISCARD ALL`, which wants to be outside of a transaction."""
+        self.rollback(raw)
+        raw.autocommit = True
+        self.command(raw, "DISCARD ALL")
+
+    def is_disconnect(self, error: BaseException, raw: Any) -> bool:
+        """A closed connection, an administrator's shutdown, or a server that became read-only."""
+        return bool(raw.closed) or _postgres.is_lost(self._code(error))
+
+    def is_transient(self, error: BaseException) -> bool:
+        """Refused, reset, timed out, starting up, in recovery, too many connections."""
+        code = self._code(error)
+        if code is not None:
+            return code in _postgres.SOON
+        text = error_text(error)
+        return system_says(error) or any(words in text for words in _SOON_IN_ENGLISH)
+
+    def _code(self, error: BaseException) -> Any:
+        return getattr(error, self.code_attribute, None)
+
+
+class Cancel:
+    """libpq's own `PQcancel()` for one connection.
+
+    Its handle stays good, and is thread-safe, whatever happens to the connection. It returns once
+    the server has sent its signal, so it cannot hit a later statement.
+    """
+
+    def __init__(self, libpq: ctypes.CDLL, connection: int) -> None:
+        self._libpq = libpq
+        self._handle = libpq.PQgetCancel(connection)
+
+    def __call__(self, ask: Callable[[], Mapping[str, Any]]) -> None:
+        """Cancel what runs; blocking, without the GIL."""
+        reason = ctypes.create_string_buffer(256)
+        if not self._libpq.PQcancel(self._handle, reason, len(reason)):
+            raise OSError(reason.value.decode(errors="replace").strip())
+
+    def __del__(self) -> None:
+        self._libpq.PQfreeCancel(self._handle)
+
+
+def functions_of(extension: Any) -> ctypes.CDLL | None:
+    """Find libpq's functions in the library that an extension module is linked with."""
+    try:
+        library = ctypes.CDLL(extension.__file__)
+        library.PQgetCancel.argtypes = [ctypes.c_void_p]
+        library.PQgetCancel.restype = ctypes.c_void_p
+        library.PQcancel.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int]
+        library.PQfreeCancel.argtypes = [ctypes.c_void_p]
+    except (AttributeError, OSError):  # an implementation without libpq
+        return None
+    return library
