@@ -12,6 +12,7 @@ import aiomysql
 import MySQLdb.cursors
 import psycopg.rows
 import psycopg2.extras
+import pymysql.cursors
 import pytest
 
 from asyncdbpool import (
@@ -56,6 +57,7 @@ LINES = {
     "psycopg2": Line(POSTGRES, by_name={"cursor_factory": psycopg2.extras.DictCursor}),
     "MySQLdb": Line(MARIADB, by_name={"cursorclass": MySQLdb.cursors.DictCursor}),
     "psycopg": Line(POSTGRES, by_name={"setup": with_keys}),
+    "pymysql": Line(MARIADB, by_name={"cursorclass": pymysql.cursors.DictCursor}),
     "asyncpg": Line(POSTGRES, "?", many=-1, guest=PREPARED, saying=on_the_connection),
     "aiomysql": Line(MARIADB, by_name={"cursorclass": aiomysql.DictCursor}, saying=on_a_cursor),
 }

@@ -12,10 +12,10 @@ from psycopg import IsolationLevel
 from psycopg.rows import dict_row
 
 from asyncdbpool.drivers.psycopg import PsycopgDriver
-from support.access import backend, eventually, frozen, kill
+from support.access import backend, eventually, kill
 from support.activity import Activity
+from support.cancelling import cancelled_at_any_moment, cancelled_without_an_answer
 from support.databases import Database, expected
-from support.invariants import check_invariants
 from support.servers import PostgresServer
 
 
@@ -155,42 +155,17 @@ def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 async def test_a_cancel_at_any_moment_hits_its_statement_or_none(
     activity: Activity, either_way: str
 ) -> None:
-    async with activity.pool(max_size=1, setup=_commit_each) as pool:
-        assert (pool._driver._libpq is None) is (either_way == "cancel_safe")  # type: ignore[attr-defined] # this driver's own
-        async with pool.connection() as conn:
-            for number in range(300):
-                doomed = asyncio.create_task(conn.fetch_val("SELECT 1"))
-                await asyncio.sleep(number % 10 / 5000)
-                doomed.cancel()
-                token = f"token {number}"
-                assert await conn.fetch_one(f"SELECT '{token}', 0") == (token, 0)
-        assert pool.stats().created == 1
-        check_invariants(pool)
-
-
-def _commit_each(raw: psycopg.Connection) -> None:
-    raw.autocommit = True
+    async with activity.pool(max_size=1) as pool:
+        driver: Any = pool._driver
+        assert (driver._libpq is None) is (either_way == "cancel_safe")
+        await cancelled_at_any_moment(activity, pool, 200)
 
 
 @pytest.mark.realtime
 async def test_a_cancel_that_the_server_does_not_answer_holds_nobody_up(
     activity: Activity, postgres: PostgresServer, either_way: str
 ) -> None:
-    loop = asyncio.get_running_loop()
-    slow = activity.saying("nobody asks", 1.5)  # since it may be that nobody can cancel it
-    async with activity.pool(max_size=1, cancel_grace=0.5) as pool:
-        task = asyncio.create_task(pool.fetch_val(slow))
-        await activity.begins()
-        with frozen(postgres):
-            task.cancel()
-            longest, last = 0.0, loop.time()
-            while not pool.free:
-                await asyncio.sleep(0.01)
-                longest, last = max(longest, loop.time() - last), loop.time()
-        assert longest < 0.4, "the module's own cancel() would have stopped the loop"
-        assert pool.stats().discarded == 1
-        assert await pool.fetch_val("SELECT 1") == 1
-    await activity.ends(connections=0)
+    await cancelled_without_an_answer(activity, postgres)
 
 
 async def test_a_cancel_that_may_still_arrive_costs_the_connection(

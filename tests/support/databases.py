@@ -15,6 +15,7 @@ import asyncpg
 import MySQLdb
 import psycopg
 import psycopg2
+import pymysql
 
 from asyncdbpool import ConnectionPool
 from support.access import left_of, login
@@ -165,6 +166,11 @@ def mariadb_on(server: MariaDBServer) -> Database:
         modes=MARIADB_MODES,
         server="mariadb",
     )
+
+
+def mariadb_with_pymysql(server: MariaDBServer) -> Database:
+    """Describe a server's database for PyMySQL."""
+    return replace(mariadb_on(server), module=pymysql)
 
 
 def postgres_natively(server: PostgresServer) -> Database:

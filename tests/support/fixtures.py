@@ -14,6 +14,7 @@ from support.databases import (
     Database,
     mariadb_natively,
     mariadb_on,
+    mariadb_with_pymysql,
     postgres_natively,
     postgres_on,
     postgres_with_psycopg,
@@ -63,6 +64,7 @@ NATIVE = [
 ]
 KIN = [
     pytest.param("psycopg", marks=pytest.mark.postgres),
+    pytest.param("pymysql", marks=pytest.mark.mariadb),
 ]
 EVERY = [*BLOCKING, *NATIVE]
 SERVED = [*BLOCKING[1:], *NATIVE]
@@ -102,6 +104,12 @@ def psycopg_database(postgres: PostgresServer) -> Database:
     return postgres_with_psycopg(postgres)
 
 
+@pytest.fixture
+def pymysql_database(mariadb: MariaDBServer) -> Database:
+    """The shared MariaDB, for PyMySQL."""
+    return mariadb_with_pymysql(mariadb)
+
+
 @pytest.fixture(params=BLOCKING)
 def database(request: pytest.FixtureRequest) -> Database:
     """Each of the three databases in turn, with a blocking driver.
@@ -127,6 +135,7 @@ def described(request: pytest.FixtureRequest, name: str) -> Database:
         "asyncpg": "asyncpg_database",
         "aiomysql": "aiomysql_database",
         "psycopg": "psycopg_database",
+        "pymysql": "pymysql_database",
     }[name]
     described: Database = request.getfixturevalue(fixture)
     return described

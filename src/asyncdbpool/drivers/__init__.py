@@ -17,6 +17,7 @@ _KNOWN = {
     "psycopg2": "asyncdbpool.drivers.psycopg2:Psycopg2Driver",
     "psycopg": "asyncdbpool.drivers.psycopg:PsycopgDriver",
     "MySQLdb": "asyncdbpool.drivers.mysqldb:MySQLdbDriver",
+    "pymysql": "asyncdbpool.drivers.pymysql:PyMySQLDriver",
     "asyncpg": "asyncdbpool.drivers.asyncpg:AsyncpgDriver",
     "aiomysql": "asyncdbpool.drivers.aiomysql:AiomysqlDriver",
 }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["INTERRUPTED", "LOST", "ROLLED_BACK", "SOON", "number"]
+__all__ = ["INTERRUPTED", "IN_TRANSACTION", "LOST", "ROLLED_BACK", "SOON", "number"]
+
+IN_TRANSACTION = 1  # SERVER_STATUS_IN_TRANS, a flag that the server sends with its answers
 
 INTERRUPTED = 1317  # query execution was interrupted
 
