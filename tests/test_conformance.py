@@ -49,6 +49,7 @@ def with_keys(raw: psycopg.Connection[Any]) -> None:
 
 SQLITE = "PRAGMA cache_size = 1234", "PRAGMA cache_size"
 POSTGRES = "SET work_mem = 1234", "SHOW work_mem"
+DUCKDB = "SET threads = 2", "SELECT current_setting('threads')"
 MARIADB = "SET @left = 1234", "SELECT @left"
 PREPARED = "prepare", "fetchrow"
 
@@ -58,6 +59,7 @@ LINES = {
     "MySQLdb": Line(MARIADB, by_name={"cursorclass": MySQLdb.cursors.DictCursor}),
     "psycopg": Line(POSTGRES, by_name={"setup": with_keys}),
     "pymysql": Line(MARIADB, by_name={"cursorclass": pymysql.cursors.DictCursor}),
+    "duckdb": Line(DUCKDB, r"$\1", names=False, savepoints=False),
     "asyncpg": Line(POSTGRES, "?", many=-1, guest=PREPARED, saying=on_the_connection),
     "aiomysql": Line(MARIADB, by_name={"cursorclass": aiomysql.DictCursor}, saying=on_a_cursor),
 }
@@ -134,8 +136,12 @@ async def test_a_value_is_found_by_its_column_s_name_where_rows_have_names(
     pool = pools(**line.by_name)
     async with pool.connection() as conn:
         for lender in (pool, conn):
-            assert (await lender.fetch_one(database.rows(1)))["label"] == "row 1"
-            assert await lender.fetch_val(database.rows(1), column="label") == "row 1"
+            if line.names:
+                assert (await lender.fetch_one(database.rows(1)))["label"] == "row 1"
+                assert await lender.fetch_val(database.rows(1), column="label") == "row 1"
+            else:
+                with pytest.raises(TypeError):
+                    await lender.fetch_val(database.rows(1), column="label")
             assert await lender.fetch_val(database.rows(1), column=1) == "row 1"
 
 
@@ -224,8 +230,15 @@ async def test_a_transaction_commits_on_success_and_rolls_back_on_an_error(
 
 
 async def test_a_transaction_inside_of_another_is_a_savepoint(
-    database: Database, pool: ConnectionPool
+    database: Database, line: Line, pool: ConnectionPool
 ) -> None:
+    if not line.savepoints:
+        async with pool.transaction() as conn:
+            await conn.execute(insert(1))
+            with pytest.raises(database.errors, match="savepoints"):
+                await conn.transaction().start()
+        assert written(database) == [1], "the error costs nothing"
+        return
     async with pool.transaction() as conn:
         await conn.execute(insert(1))
         with suppress(ZeroDivisionError):
@@ -584,7 +597,7 @@ async def test_a_statement_cancelled_by_hand_gives_the_driver_s_own_error(
         task = asyncio.create_task(conn.fetch_all(activity.endless))
         await activity.begins()
         await conn.cancel()
-        with pytest.raises(database.errors, match=r"interrupt|cancel"):
+        with pytest.raises(database.errors, match=r"(?i)interrupt|cancel"):
             await task
         await conn.rollback()
         assert await conn.fetch_val("SELECT 1") == 1
@@ -599,7 +612,7 @@ async def test_a_return_cancels_what_runs_and_refuses_what_waits(
     waiting = asyncio.create_task(conn.run(line.saying(insert(1))))
     await activity.begins()
     await pool.put(conn)
-    with pytest.raises(database.errors, match=r"interrupt|cancel"):
+    with pytest.raises(database.errors, match=r"(?i)interrupt|cancel"):
         await running
     with pytest.raises(ConnectionReturned):
         await waiting
@@ -677,7 +690,7 @@ async def test_close_cancels_what_still_runs_in_the_end(
     running = asyncio.create_task(conn.fetch_all(activity.endless))
     await activity.begins()
     await pool.close(timeout=0)
-    with pytest.raises(database.errors, match=r"interrupt|cancel"):
+    with pytest.raises(database.errors, match=r"(?i)interrupt|cancel"):
         await running
     with pytest.raises(ConnectionReturned):
         await conn.fetch_val("SELECT 1")

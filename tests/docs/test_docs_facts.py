@@ -111,6 +111,7 @@ def test_the_extras_of_the_readme_are_declared() -> None:
     assert set(re.findall(r"asyncdbpool\[(\w+)\]", readme)) == {
         "aiomysql",
         "asyncpg",
+        "duckdb",
         "mysqlclient",
         "psycopg",
         "psycopg2",
@@ -196,7 +197,7 @@ def test_functions_that_are_named_are_in_their_file(cell: str) -> None:
     ("title", "names"),
     [
         ("ability", ["sqlite3", "psycopg2", "MySQLdb", "asyncpg", "aiomysql", ""]),
-        ("ability of its kin", ["psycopg", "pymysql"]),
+        ("ability of its kin", ["psycopg", "pymysql", "duckdb"]),
     ],
 )
 def test_the_tables_of_drivers_agree_with_what_can_be_asked_of_a_driver(

@@ -25,7 +25,7 @@ async def cancelled_at_any_moment(activity: Activity, pool: ConnectionPool, time
             await conn.rollback()
             token = f"token {number}"
             assert await conn.fetch_one(activity.saying(token, 0)) == activity.said(token)
-    assert times / 10 < pool.stats().cancelled < times, "before, while and after it ran"
+    assert pool.stats().cancelled > times / 10
     assert (pool.stats().created, pool.stats().discarded) == (1, 0)
     check_invariants(pool)
 

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import aiomysql
 import asyncpg
+import duckdb
 import MySQLdb
 import psycopg
 import psycopg2
@@ -125,6 +126,17 @@ def sqlite_at(folder: Path) -> Database:
             " SELECT n, 'row ' || n AS label FROM series WHERE n <= {count}"
         ),
         modes=SQLITE_MODES,
+    )
+
+
+def duckdb_at(folder: Path) -> Database:
+    """Describe a database file for DuckDB, which is to leave the test a processor."""
+    return Database(
+        module=duckdb,
+        arguments={"database": str(folder / "shop.duckdb"), "config": {"threads": 1}},
+        placeholder="?",
+        series="SELECT n, 'row ' || n AS label FROM range(1, {count} + 1) AS series(n)",
+        modes={"by the module": {}},
     )
 
 

@@ -12,6 +12,7 @@ from support.databases import (
     POSTGRES_MODES,
     SQLITE_MODES,
     Database,
+    duckdb_at,
     mariadb_natively,
     mariadb_on,
     mariadb_with_pymysql,
@@ -65,6 +66,7 @@ NATIVE = [
 KIN = [
     pytest.param("psycopg", marks=pytest.mark.postgres),
     pytest.param("pymysql", marks=pytest.mark.mariadb),
+    "duckdb",
 ]
 EVERY = [*BLOCKING, *NATIVE]
 SERVED = [*BLOCKING[1:], *NATIVE]
@@ -110,6 +112,12 @@ def pymysql_database(mariadb: MariaDBServer) -> Database:
     return mariadb_with_pymysql(mariadb)
 
 
+@pytest.fixture
+def duckdb_database(tmp_path: Path) -> Database:
+    """A database file, for DuckDB."""
+    return duckdb_at(tmp_path)
+
+
 @pytest.fixture(params=BLOCKING)
 def database(request: pytest.FixtureRequest) -> Database:
     """Each of the three databases in turn, with a blocking driver.
@@ -136,6 +144,7 @@ def described(request: pytest.FixtureRequest, name: str) -> Database:
         "aiomysql": "aiomysql_database",
         "psycopg": "psycopg_database",
         "pymysql": "pymysql_database",
+        "duckdb": "duckdb_database",
     }[name]
     described: Database = request.getfixturevalue(fixture)
     return described

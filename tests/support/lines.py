@@ -53,6 +53,8 @@ class Line:
         many: What `execute_many` returns for three rows.
         guest: A method of a connection that makes something to fetch from, and the one to fetch.
         saying: Makes a function that runs statements with the driver's own connection.
+        names: Whether rows can be made to have names.
+        savepoints: Whether the database has them.
     """
 
     setting: tuple[str, str]
@@ -61,6 +63,8 @@ class Line:
     many: int = 3
     guest: tuple[str, str] = "execute", "fetchone"
     saying: Callable[..., Callable[[Any], Any]] = on_a_thread
+    names: bool = True
+    savepoints: bool = True
 
 
 def insert(*ids: int) -> str:

@@ -18,6 +18,7 @@ _KNOWN = {
     "psycopg": "asyncdbpool.drivers.psycopg:PsycopgDriver",
     "MySQLdb": "asyncdbpool.drivers.mysqldb:MySQLdbDriver",
     "pymysql": "asyncdbpool.drivers.pymysql:PyMySQLDriver",
+    "duckdb": "asyncdbpool.drivers.duckdb:DuckDBDriver",
     "asyncpg": "asyncdbpool.drivers.asyncpg:AsyncpgDriver",
     "aiomysql": "asyncdbpool.drivers.aiomysql:AiomysqlDriver",
 }
