@@ -11,9 +11,11 @@ import psycopg2
 import pytest
 
 from asyncdbpool import Connection, ConnectionReturned
+from asyncdbpool.drivers import Unanswered
+from asyncdbpool.drivers._libpq import Cancel, functions_of, patience_of
 from asyncdbpool.drivers.dbapi import Canceller
 from asyncdbpool.drivers.mysqldb import MySQLdbDriver
-from asyncdbpool.drivers.psycopg2 import Psycopg2Driver, _Cancel
+from asyncdbpool.drivers.psycopg2 import Psycopg2Driver
 from asyncdbpool.testing import (
     NEVER,
     Clock,
@@ -27,7 +29,9 @@ from asyncdbpool.testing import (
     virtual_time,
 )
 from asyncdbpool.testing.invariants import threads_of
-from support.databases import Database
+from support.databases import Database, postgres_on
+from support.proxy import Proxy
+from support.servers import PostgresServer
 
 
 def cancellable() -> Fake:
@@ -569,11 +573,46 @@ def test_the_reason_why_libpq_cannot_cancel_is_told() -> None:
     libpq: Any = SimpleNamespace(
         PQgetCancel=lambda connection: connection + 1, PQcancel=refuse, PQfreeCancel=freed.append
     )
-    cancel = _Cancel(libpq, 41)
+    cancel = Cancel(libpq, 41, 5)
     with pytest.raises(OSError, match=r"^connection to server failed: Connection refused$"):
         cancel(dict)
     del cancel
     assert freed == [42], "the handle has gone with it"
+
+
+@pytest.mark.realtime
+def test_libpq_s_cancel_ends_where_the_network_swallows_it(postgres: PostgresServer) -> None:
+    libpq = functions_of(psycopg2._psycopg)
+    assert libpq is not None
+    with Proxy(postgres) as network:
+        raw = psycopg2.connect(**network.before(postgres_on(postgres)).arguments)
+        cancel = Cancel(libpq, raw.pgconn_ptr, 0.3)
+        cancel(dict)
+        network.blackhole()
+        for _ in range(2):
+            with pytest.raises(Unanswered, match=r"no answer within 0\.3 s"):
+                cancel(dict)
+        network.heal()
+        cancel(dict)
+    with pytest.raises(OSError, match="refused"):
+        cancel(dict)
+    raw.close()
+
+
+@pytest.mark.parametrize(
+    ("keywords", "seconds"),
+    [
+        ({}, 10),
+        ({"connect_timeout": 3}, 3),
+        ({"connect_timeout": "7"}, 7),
+        ({"connect_timeout": 0}, 10),
+        ({"connect_timeout": "soon"}, 10),
+    ],
+)
+def test_a_cancel_of_libpq_s_may_take_as_long_as_a_connect(
+    keywords: dict[str, Any], seconds: float
+) -> None:
+    assert patience_of(keywords) == seconds
 
 
 @pytest.mark.realtime

@@ -10,10 +10,10 @@ import duckdb
 import pytest
 
 from asyncdbpool.drivers.duckdb import Connection, DuckDBDriver
+from asyncdbpool.testing import check_invariants
 from support.activity import Activity
 from support.cancelling import cancelled_at_any_moment
 from support.databases import Database, expected
-from support.invariants import check_invariants
 from support.lines import insert, on_a_thread, written
 
 WARES = "CREATE TABLE wares (id INTEGER PRIMARY KEY, name VARCHAR(40))"

@@ -4,9 +4,9 @@ import asyncio
 from typing import Any
 
 from asyncdbpool import ConnectionPool
+from asyncdbpool.testing import check_invariants
 from support.access import frozen
 from support.activity import Activity
-from support.invariants import check_invariants
 from support.servers import Server
 
 __all__ = ["cancelled_at_any_moment", "cancelled_without_an_answer"]

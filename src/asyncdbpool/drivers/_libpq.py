@@ -5,14 +5,19 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import select
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from asyncdbpool.drivers import _postgres
-from asyncdbpool.drivers.base import error_text, system_says
+from asyncdbpool.drivers.base import Unanswered, error_text, system_says
 from asyncdbpool.drivers.dbapi import Driver
 
-__all__ = ["IDLE", "Cancel", "LibpqDriver", "functions_of"]
+__all__ = ["IDLE", "Cancel", "LibpqDriver", "functions_of", "patience_of"]
+
+_PATIENCE = 10.0  # seconds that a cancel may take, where no connect timeout is set
 
 IDLE = 0  # enum PGTransactionStatusType
 _FAILED = 3
@@ -95,34 +100,78 @@ class LibpqDriver(Driver):
 
 
 class Cancel:
-    """libpq's own `PQcancel()` for one connection.
+    """libpq's own cancel for one connection.
 
-    Its handle stays good, and is thread-safe, whatever happens to the connection. It returns once
-    the server has sent its signal, so it cannot hit a later statement.
+    Its handle stays good whatever happens to the connection. It returns once the server has sent
+    its signal, so it cannot hit a later statement. libpq 17 has one whose waiting can be bounded;
+    before that, a network that swallows packets may hold the thread for long.
     """
 
-    def __init__(self, libpq: ctypes.CDLL, connection: int) -> None:
+    def __init__(self, libpq: ctypes.CDLL, connection: int, patience: float) -> None:
         self._libpq = libpq
-        self._handle = libpq.PQgetCancel(connection)
+        self._patience = patience
+        self._bounded = hasattr(libpq, "PQcancelCreate")
+        make = libpq.PQcancelCreate if self._bounded else libpq.PQgetCancel
+        self._handle = make(connection)
 
     def __call__(self, ask: Callable[[], Mapping[str, Any]]) -> None:
         """Cancel what runs; blocking, without the GIL."""
+        if self._bounded:
+            self._cancel_in_time()
+            return
         reason = ctypes.create_string_buffer(256)
         if not self._libpq.PQcancel(self._handle, reason, len(reason)):
             raise OSError(reason.value.decode(errors="replace").strip())
 
+    def _cancel_in_time(self) -> None:
+        libpq, handle = self._libpq, self._handle
+        give_up_at = time.monotonic() + self._patience
+        libpq.PQcancelReset(handle)
+        waits_for = _WRITING if libpq.PQcancelStart(handle) else _FAILURE
+        while waits_for in _EVENTS:
+            poll = select.poll()
+            poll.register(libpq.PQcancelSocket(handle), _EVENTS[waits_for])
+            left = max(0.0, give_up_at - time.monotonic())
+            if not poll.poll(left * 1000):
+                libpq.PQcancelReset(handle)
+                raise Unanswered(f"a cancel had no answer within {self._patience:g} s")
+            waits_for = libpq.PQcancelPoll(handle)
+        if waits_for == _FAILURE:
+            raise OSError(libpq.PQcancelErrorMessage(handle).decode(errors="replace").strip())
+
     def __del__(self) -> None:
-        self._libpq.PQfreeCancel(self._handle)
+        if self._bounded:
+            self._libpq.PQcancelFinish(self._handle)
+        else:
+            self._libpq.PQfreeCancel(self._handle)
+
+
+_FAILURE, _READING, _WRITING = 0, 1, 2  # enum PostgresPollingStatusType
+_EVENTS = {_READING: select.POLLIN, _WRITING: select.POLLOUT}
+
+
+def patience_of(kwargs: Mapping[str, Any]) -> float:
+    """Tell how long a cancel may take, in seconds: as long as a connect."""
+    try:
+        return float(kwargs.get("connect_timeout", _PATIENCE)) or _PATIENCE
+    except ValueError:
+        return _PATIENCE
 
 
 def functions_of(extension: Any) -> ctypes.CDLL | None:
     """Find libpq's functions in the library that an extension module is linked with."""
+    pointer = ctypes.c_void_p
     try:
         library = ctypes.CDLL(extension.__file__)
-        library.PQgetCancel.argtypes = [ctypes.c_void_p]
-        library.PQgetCancel.restype = ctypes.c_void_p
-        library.PQcancel.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int]
-        library.PQfreeCancel.argtypes = [ctypes.c_void_p]
+        library.PQgetCancel.argtypes, library.PQgetCancel.restype = [pointer], pointer
+        library.PQcancel.argtypes = [pointer, ctypes.c_char_p, ctypes.c_int]
+        library.PQfreeCancel.argtypes = [pointer]
     except (AttributeError, OSError):  # an implementation without libpq
         return None
+    with suppress(AttributeError):  # libpq before 17
+        library.PQcancelCreate.argtypes, library.PQcancelCreate.restype = [pointer], pointer
+        for name in ("Reset", "Start", "Poll", "Socket", "Finish"):
+            getattr(library, f"PQcancel{name}").argtypes = [pointer]
+        library.PQcancelErrorMessage.argtypes = [pointer]
+        library.PQcancelErrorMessage.restype = ctypes.c_char_p
     return library

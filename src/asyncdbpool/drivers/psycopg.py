@@ -5,14 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
-from weakref import WeakSet
 
-from asyncdbpool.drivers._libpq import IDLE, Cancel, LibpqDriver, functions_of
+from asyncdbpool.drivers._libpq import IDLE, Cancel, LibpqDriver, functions_of, patience_of
+from asyncdbpool.drivers.base import Unanswered
 from asyncdbpool.drivers.dbapi import Canceller
 
 __all__ = ["PsycopgDriver"]
-
-_PATIENCE = 30.0  # seconds in which a cancel has to arrive
 
 
 class PsycopgDriver(LibpqDriver):
@@ -35,7 +33,6 @@ class PsycopgDriver(LibpqDriver):
     def __init__(self, module: Any) -> None:
         super().__init__(module)
         self._libpq = None if _cancels_safely(module) else functions_of(_extension(module))
-        self._overdue: WeakSet[Any] = WeakSet()  # a cancel for it may be on its way for ever
 
     def begin(self, raw: Any) -> None:
         """Begin by hand in autocommit, as the module does elsewhere."""
@@ -68,22 +65,17 @@ class PsycopgDriver(LibpqDriver):
         With a libpq older than 17 the module's C code would hold the GIL meanwhile, so it is
         called past the module, as for psycopg2.
         """
+        patience = patience_of(kwargs)
         if self._libpq is not None:
-            return Cancel(self._libpq, raw.pgconn.pgconn_ptr)
+            return Cancel(self._libpq, raw.pgconn.pgconn_ptr, patience)
 
         def cancel(_ask: Callable[[], Mapping[str, Any]]) -> None:
             try:
-                raw.cancel_safe(timeout=_PATIENCE)
-            except self.module.errors.CancellationTimeout:
-                self._overdue.add(raw)
-                raise
+                raw.cancel_safe(timeout=patience)
+            except self.module.errors.CancellationTimeout as error:
+                raise Unanswered(f"a cancel had no answer within {patience:g} s") from error
 
         return cancel
-
-    def absorb_cancel(self, raw: Any) -> None:
-        """Raise where a cancel may still arrive; one that has been answered has been signalled."""
-        if raw in self._overdue:
-            raise self.module.OperationalError("a cancel is overdue, and may hit anything")
 
     def goes_behind(self, cursor: Any) -> bool:
         """A named cursor's position is the server's own."""

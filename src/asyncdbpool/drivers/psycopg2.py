@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from asyncdbpool.drivers._libpq import IDLE, Cancel, LibpqDriver, functions_of
+from asyncdbpool.drivers._libpq import IDLE, Cancel, LibpqDriver, functions_of, patience_of
 from asyncdbpool.drivers.dbapi import Canceller
 
 __all__ = ["Psycopg2Driver"]
@@ -54,7 +54,11 @@ class Psycopg2Driver(LibpqDriver):
         The module's `cancel()` does the same, but holds the GIL during the round trip, and
         `pg_cancel_backend()` on a side connection would fail behind PgBouncer.
         """
-        return None if self._libpq is None else Cancel(self._libpq, raw.pgconn_ptr)
+        return (
+            None
+            if self._libpq is None
+            else Cancel(self._libpq, raw.pgconn_ptr, patience_of(kwargs))
+        )
 
     def gives_rows(self, cursor: Any) -> bool:
         """A named cursor has its description only after the first fetch."""
