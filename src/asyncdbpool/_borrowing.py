@@ -6,9 +6,10 @@ from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 
+from asyncdbpool._lease import Lease
 from asyncdbpool.proxies import Connection
 
-__all__ = ["Borrowing", "Transacting"]
+__all__ = ["Borrowing", "Transacting", "give_back"]
 
 
 class Borrowing:
@@ -29,7 +30,7 @@ class Borrowing:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await _give_back(self._conn, error)
+        await give_back(_lease_of(self._conn), error)
 
 
 class Transacting(Borrowing):
@@ -42,7 +43,7 @@ class Transacting(Borrowing):
         try:
             self._transaction = await conn.transaction().start()
         except BaseException as error:
-            await _give_back(conn, error)
+            await give_back(_lease_of(conn), error)
             raise
         return conn
 
@@ -54,14 +55,24 @@ class Transacting(Borrowing):
     ) -> None:
         try:
             await self._transaction.__aexit__(kind, error, traceback)
-        finally:
-            await _give_back(self._conn, error)
+        except BaseException as raised:
+            await give_back(_lease_of(self._conn), raised)
+            raise
+        await give_back(_lease_of(self._conn), error)
 
 
-async def _give_back(conn: Connection, error: BaseException | None) -> None:
-    """Return a connection; a caller who was cancelled does not wait until it is clean."""
-    if conn and isinstance(error, CancelledError):
-        lease = conn._lease  # noqa: SLF001 - borrowed here
+async def give_back(lease: Lease, error: BaseException | None) -> None:
+    """End a lease, if it has not ended; a caller who was cancelled does not wait for more."""
+    if lease.ended:
+        return
+    if isinstance(error, CancelledError):
         lease.give_back(lease.cleanup)
-    else:
-        await conn.close()
+        return
+    lease.use()
+    settled = lease.give_back(lease.cleanup)
+    if settled is not None:
+        await settled
+
+
+def _lease_of(conn: Connection) -> Lease:
+    return conn._lease  # noqa: SLF001 - borrowed here

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import asdict
 
 from asyncdbpool._lease import Lease
 from asyncdbpool._options import Options
@@ -34,7 +33,7 @@ def figures(
         in_use=size - idle - connecting,
         connecting=connecting,
         waiting=waiting,
-        **asdict(counters),
+        **vars(counters),
     )
 
 

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from asyncdbpool import _forks, _reports
-from asyncdbpool._borrowing import Borrowing, Transacting
+from asyncdbpool._borrowing import Borrowing, Transacting, give_back
 from asyncdbpool._connect import ConnectArguments
 from asyncdbpool._engine import Engine
 from asyncdbpool._options import (
@@ -464,12 +464,15 @@ class ConnectionPool:
         options = self._options
         lease = await self._opened().acquire(options.timeout, options.cleanup, certain=True)
         lease.statement = statement or args[0]
+        error: BaseException | None = None
         try:
             return await lease.call(lease.session.once, work, *args)
+        except BaseException as raised:
+            error = raised
+            raise
         finally:
-            settled = None if lease.ended else lease.give_back(lease.cleanup)
-            if settled is not None:
-                await settled
+            await give_back(lease, error)
+            del error  # no cycle of exception, traceback and frame
 
     # Live changes
 

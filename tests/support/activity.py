@@ -1,6 +1,7 @@
 """What a database is doing, seen past the pool, and statements that keep it busy."""
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -155,6 +156,7 @@ class Served(Activity):
         self._administrator = administrator
         self._user = database.arguments["user"]
         self._postgres = database.server == "postgres"
+        self._runs = "state = 'active'" if self._postgres else "command = 'Query'"
         super().__init__(database, f"SELECT {'pg_sleep' if self._postgres else 'SLEEP'}(60)")
 
     def saying(self, token: str, seconds: float) -> str:
@@ -163,7 +165,13 @@ class Served(Activity):
         return f"SELECT '{token}', SLEEP({seconds:f})"  # which gives 1 where it is killed
 
     async def running(self) -> int:
-        return self._count("state = 'active'" if self._postgres else "command = 'Query'")
+        return self._count(self._runs)
+
+    def comes_to_rest(self) -> None:
+        """Wait until nothing runs any more that an earlier test has left behind."""
+        give_up_at = time.monotonic() + 20
+        while self._count(self._runs) and time.monotonic() < give_up_at:
+            time.sleep(0.01)
 
     def connections(self) -> int:
         return self._count("true")
@@ -184,4 +192,6 @@ def observed(database: Database, server: Server | None) -> Iterator[Activity]:
         yield Duck(database) if database.name == "duckdb" else Embedded(database)
     else:
         with administrator(server) as cursor:
-            yield Served(database, cursor)
+            served = Served(database, cursor)
+            served.comes_to_rest()
+            yield served

@@ -6,6 +6,7 @@ import ctypes
 import math
 import os
 import select
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -110,6 +111,7 @@ class Cancel:
     def __init__(self, libpq: ctypes.CDLL, connection: int, patience: float) -> None:
         self._libpq = libpq
         self._patience = patience
+        self._one_at_a_time = threading.Lock()
         self._bounded = hasattr(libpq, "PQcancelCreate")
         make = libpq.PQcancelCreate if self._bounded else libpq.PQgetCancel
         self._handle = make(connection)
@@ -117,7 +119,8 @@ class Cancel:
     def __call__(self, ask: Callable[[], Mapping[str, Any]]) -> None:
         """Cancel what runs; blocking, without the GIL."""
         if self._bounded:
-            self._cancel_in_time()
+            with self._one_at_a_time:
+                self._cancel_in_time()
             return
         reason = ctypes.create_string_buffer(256)
         if not self._libpq.PQcancel(self._handle, reason, len(reason)):

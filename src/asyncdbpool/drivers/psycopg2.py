@@ -54,11 +54,9 @@ class Psycopg2Driver(LibpqDriver):
         The module's `cancel()` does the same, but holds the GIL during the round trip, and
         `pg_cancel_backend()` on a side connection would fail behind PgBouncer.
         """
-        return (
-            None
-            if self._libpq is None
-            else Cancel(self._libpq, raw.pgconn_ptr, patience_of(kwargs))
-        )
+        if self._libpq is None:
+            return None
+        return Cancel(self._libpq, raw.pgconn_ptr, patience_of(kwargs))
 
     def gives_rows(self, cursor: Any) -> bool:
         """A named cursor has its description only after the first fetch."""

@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import Any, Final
 
 from asyncdbpool.testing import clock
 from asyncdbpool.testing.errors import Lost
@@ -28,10 +28,11 @@ class Never:
 NEVER: Final = Never()
 """Stands for a call that does not come back until somebody lets it."""
 
-Act = None | float | BaseException | Never | Callable[[], object]
+Act = None | float | BaseException | Never | Callable[[], Any]
 """What a gate does to a call: nothing, delay it by seconds, fail it, hold it, or call something.
 
-Where the driver is a native one, a coroutine function is awaited.
+What is called may return another act, to be done then; with a native driver it may be a coroutine
+function.
 """
 
 
@@ -152,6 +153,8 @@ class Gate:
             line: Its line, if it has one.
         """
         act = self._act()
+        if callable(act):
+            act = act()
         if isinstance(act, Never):
             with self._holding(caller, line) as held:
                 held.wait()
@@ -159,8 +162,6 @@ class Gate:
             raise type(act)(*act.args)
         elif isinstance(act, (int, float)):
             clock.sleep(act)
-        elif act is not None:
-            act()
 
     async def pass_through(self, caller: object = None) -> None:
         """Pass the gate on the event loop.
@@ -169,16 +170,16 @@ class Gate:
             caller: The connection.
         """
         act = self._act()
+        if callable(act):
+            act = act()
+        if inspect.isawaitable(act):
+            act = await act
         await asyncio.sleep(act if isinstance(act, (int, float)) else 0)
         if isinstance(act, Never):
             with self._holding(caller, None) as held:
                 await held.released()
         elif isinstance(act, BaseException):
             raise type(act)(*act.args)
-        elif callable(act):
-            result = act()
-            if inspect.isawaitable(result):
-                await result
 
     def _act(self) -> Act:
         with self._lock:

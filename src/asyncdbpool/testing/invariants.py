@@ -25,7 +25,7 @@ def check_invariants(pool: ConnectionPool, *, stuck: int = 0, proxies: bool = Tr
 
     Args:
         pool: The pool, over any driver.
-        stuck: Threads that a closed pool has left inside a hung call of the driver.
+        stuck: Threads that a `close()` has left inside a hung call of the driver, at most.
         proxies: Look for proxies of past leases, too; that takes some milliseconds.
 
     Raises:
@@ -44,7 +44,7 @@ def check_invariants(pool: ConnectionPool, *, stuck: int = 0, proxies: bool = Tr
         _check_permits(pool, engine)
         _check_states(engine)
         _check_leases(engine)
-        _check_threads(pool, engine)
+        _check_threads(pool, engine, stuck)
         _check_module(pool, engine)
     if proxies:
         _check_proxies(pool, engine)
@@ -130,14 +130,14 @@ def _check_leases(engine: Engine) -> None:
         _must(lease.ended is None, f"a lease that is counted {lease.ended}")
 
 
-def _check_threads(pool: ConnectionPool, engine: Engine) -> None:
+def _check_threads(pool: ConnectionPool, engine: Engine, stuck: int) -> None:
     executor = engine.stock.executor
     serving = [record.worker for record in engine.stock.records if record.worker is not None]
     _must(len(set(serving)) == len(serving), "one worker serves two connections")
     _must(set(serving) == executor.workers, "a worker serves nobody")
     threads = threads_of(pool)
     aside = sum(thread.name == f"{pool.name}-aside" for thread in threads)
-    most = len(serving) + len(executor.leaving) + aside
+    most = len(serving) + len(executor.leaving) + aside + stuck
     _must(len(threads) <= most, f"threads of nobody: {threads}")
 
 
