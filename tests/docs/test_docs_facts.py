@@ -116,6 +116,7 @@ def test_the_extras_of_the_readme_are_declared() -> None:
         "psycopg",
         "psycopg2",
         "pymysql",
+        "pyodbc",
     }
     assert {extra for extra in extras if re.search(rf"\b{extra}\b", readme)} == extras
 
@@ -197,7 +198,7 @@ def test_functions_that_are_named_are_in_their_file(cell: str) -> None:
     ("title", "names"),
     [
         ("ability", ["sqlite3", "psycopg2", "MySQLdb", "asyncpg", "aiomysql", ""]),
-        ("ability of its kin", ["psycopg", "pymysql", "duckdb"]),
+        ("ability of its kin", ["psycopg", "pymysql", "duckdb", "pyodbc"]),
     ],
 )
 def test_the_tables_of_drivers_agree_with_what_can_be_asked_of_a_driver(

@@ -10,7 +10,7 @@ from typing import Any
 from asyncdbpool import ConnectionPool
 from asyncdbpool.drivers.duckdb import DuckDBDriver
 from support.access import administrator
-from support.databases import Database
+from support.databases import Database, Values
 from support.servers import Server
 
 __all__ = ["Activity", "Embedded", "observed"]
@@ -42,9 +42,9 @@ class Activity(ABC):
     def saying(self, token: str, seconds: float) -> str:
         """Return a query that takes its time in the database, and then gives `said(token)`."""
 
-    def said(self, token: str) -> tuple[str, int]:
+    def said(self, token: str) -> Values:
         """Return the row of such a query where nobody has cancelled it."""
-        return token, 0
+        return Values((token, 0))
 
     @abstractmethod
     async def running(self) -> int:
@@ -156,7 +156,7 @@ class Served(Activity):
         self._administrator = administrator
         self._user = database.arguments["user"]
         self._postgres = database.server == "postgres"
-        self._runs = "state = 'active'" if self._postgres else "command = 'Query'"
+        self._runs = "state = 'active'" if self._postgres else "command IN ('Query', 'Execute')"
         super().__init__(database, f"SELECT {'pg_sleep' if self._postgres else 'SLEEP'}(60)")
 
     def saying(self, token: str, seconds: float) -> str:

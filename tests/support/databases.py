@@ -17,6 +17,7 @@ import MySQLdb
 import psycopg
 import psycopg2
 import pymysql
+import pyodbc
 
 from asyncdbpool import ConnectionPool
 from support.access import left_of, login
@@ -109,9 +110,20 @@ class Database:
             connection.close()
 
 
-def expected(count: int) -> list[tuple[int, str]]:
+class Values(tuple[Any, ...]):
+    """The values of a row; pyodbc's rows are no tuples, and compare with their like only."""
+
+    __slots__ = ()
+    __hash__ = tuple.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        row: Any = other
+        return tuple(self) == tuple(row)
+
+
+def expected(count: int) -> list[Values]:
     """Return the rows that `Database.rows(count)` asks for."""
-    return [(n, f"row {n}") for n in range(1, count + 1)]
+    return [Values((n, f"row {n}")) for n in range(1, count + 1)]
 
 
 def sqlite_at(folder: Path) -> Database:
@@ -180,6 +192,32 @@ def mariadb_on(server: MariaDBServer) -> Database:
     )
 
 
+def postgres_with_pyodbc(server: PostgresServer) -> Database:
+    """Describe a server's database for pyodbc and PostgreSQL's ODBC driver."""
+    return replace(
+        postgres_on(server),
+        module=pyodbc,
+        arguments={
+            **login(server),
+            "DRIVER": "PostgreSQL Unicode",
+            "connsettings": "SET lock_timeout TO '10s'",
+        },
+        placeholder="?",
+        modes=ODBC_MODES,
+    )
+
+
+def mariadb_with_pyodbc(server: MariaDBServer) -> Database:
+    """Describe a server's database for pyodbc and MariaDB's ODBC driver."""
+    return replace(
+        mariadb_on(server),
+        module=pyodbc,
+        arguments={**login(server), "DRIVER": "MariaDB Unicode"},
+        placeholder="?",
+        modes=ODBC_MODES,
+    )
+
+
 def mariadb_with_pymysql(server: MariaDBServer) -> Database:
     """Describe a server's database for PyMySQL."""
     return replace(mariadb_on(server), module=pymysql)
@@ -218,5 +256,7 @@ if sys.version_info >= (3, 12):
     SQLITE_MODES |= {"autocommit": {"autocommit": True}, "pep249": {"autocommit": False}}
 
 POSTGRES_MODES: dict[str, dict[str, Any]] = {"by the module": {}, "none": {"setup": _commit_each}}
+
+ODBC_MODES: dict[str, dict[str, Any]] = {"by the module": {}, "none": {"autocommit": True}}
 
 MARIADB_MODES: dict[str, dict[str, Any]] = {"by the server": {}, "none": {"autocommit": True}}

@@ -16,9 +16,11 @@ from support.databases import (
     mariadb_natively,
     mariadb_on,
     mariadb_with_pymysql,
+    mariadb_with_pyodbc,
     postgres_natively,
     postgres_on,
     postgres_with_psycopg,
+    postgres_with_pyodbc,
     sqlite_at,
 )
 from support.servers import MariaDBServer, PostgresServer, Server
@@ -67,6 +69,7 @@ KIN = [
     pytest.param("psycopg", marks=pytest.mark.postgres),
     pytest.param("pymysql", marks=pytest.mark.mariadb),
     "duckdb",
+    pytest.param("pyodbc", marks=pytest.mark.postgres),
 ]
 EVERY = [*BLOCKING, *NATIVE]
 SERVED = [*BLOCKING[1:], *NATIVE]
@@ -118,6 +121,18 @@ def duckdb_database(tmp_path: Path) -> Database:
     return duckdb_at(tmp_path)
 
 
+@pytest.fixture
+def pyodbc_database(postgres: PostgresServer) -> Database:
+    """The shared PostgreSQL, for pyodbc."""
+    return postgres_with_pyodbc(postgres)
+
+
+@pytest.fixture
+def pyodbc_mariadb(mariadb: MariaDBServer) -> Database:
+    """The shared MariaDB, for pyodbc."""
+    return mariadb_with_pyodbc(mariadb)
+
+
 @pytest.fixture(params=BLOCKING)
 def database(request: pytest.FixtureRequest) -> Database:
     """Each of the three databases in turn, with a blocking driver.
@@ -145,6 +160,8 @@ def described(request: pytest.FixtureRequest, name: str) -> Database:
         "psycopg": "psycopg_database",
         "pymysql": "pymysql_database",
         "duckdb": "duckdb_database",
+        "pyodbc": "pyodbc_database",
+        "pyodbc on MariaDB": "pyodbc_mariadb",
     }[name]
     described: Database = request.getfixturevalue(fixture)
     return described

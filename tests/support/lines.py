@@ -55,6 +55,7 @@ class Line:
         saying: Makes a function that runs statements with the driver's own connection.
         names: Whether rows can be made to have names.
         savepoints: Whether the database has them.
+        mappings: Whether parameters may have names.
     """
 
     setting: tuple[str, str]
@@ -65,6 +66,7 @@ class Line:
     saying: Callable[..., Callable[[Any], Any]] = on_a_thread
     names: bool = True
     savepoints: bool = True
+    mappings: bool = True
 
 
 def insert(*ids: int) -> str:

@@ -399,6 +399,10 @@ def missing_packages() -> list[str]:
         "libc6-dev": Path("/usr/include/stdio.h").exists() or sys.platform != "linux",
         "pkg-config": which("pkg-config") is not None,
         "libmariadb-dev": has_mysql_headers(),
+        "unixodbc": which("odbcinst") is not None,
+        "odbc-postgresql": has_odbc_driver("PostgreSQL Unicode"),
+        "odbc-mariadb": has_odbc_driver("MariaDB Unicode"),
+        "libsqliteodbc": has_odbc_driver("SQLite3"),
         python_headers_package(): Path(sysconfig.get_path("include"), "Python.h").exists(),
     }
     return [package for package, is_there in needs.items() if not is_there]
@@ -411,6 +415,12 @@ def has_mysql_headers() -> bool:
         subprocess.run([pkg_config, "--exists", name], check=False).returncode == 0
         for name in ("mysqlclient", "mariadb", "libmariadb")
     )
+
+
+def has_odbc_driver(name: str) -> bool:
+    """Whether pyodbc will find a driver by its name."""
+    known = Path("/etc/odbcinst.ini")
+    return known.exists() and f"[{name}]" in known.read_text(errors="replace")
 
 
 def python_headers_package() -> str:

@@ -19,6 +19,7 @@ _KNOWN = {
     "MySQLdb": "asyncdbpool.drivers.mysqldb:MySQLdbDriver",
     "pymysql": "asyncdbpool.drivers.pymysql:PyMySQLDriver",
     "duckdb": "asyncdbpool.drivers.duckdb:DuckDBDriver",
+    "pyodbc": "asyncdbpool.drivers.pyodbc:PyODBCDriver",
     "asyncpg": "asyncdbpool.drivers.asyncpg:AsyncpgDriver",
     "aiomysql": "asyncdbpool.drivers.aiomysql:AiomysqlDriver",
 }

@@ -24,20 +24,6 @@ IDLE = 0  # enum PGTransactionStatusType
 _FAILED = 3
 _UNKNOWN = 4
 
-_SOON_IN_ENGLISH = (
-    "timeout expired",
-    "server closed the connection unexpectedly",
-    "the database system is starting up",
-    "the database system is shutting down",
-    "the database system is in recovery mode",
-    "the database system is not yet accepting connections",
-    "too many clients already",
-    "remaining connection slots are reserved",
-    "too many connections for",
-)
-"""The modules' connect errors carry no SQLSTATE; a server that speaks another language is treated
-as failing for good."""
-
 
 class LibpqDriver(Driver):
     """libpq knows the transaction's state from every answer, and its socket.
@@ -94,7 +80,7 @@ class LibpqDriver(Driver):
         if code is not None:
             return code in _postgres.SOON
         text = error_text(error)
-        return system_says(error) or any(words in text for words in _SOON_IN_ENGLISH)
+        return system_says(error) or any(words in text for words in _postgres.SOON_IN_ENGLISH)
 
     def _code(self, error: BaseException) -> Any:
         return getattr(error, self.code_attribute, None)
