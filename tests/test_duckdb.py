@@ -209,7 +209,7 @@ async def test_a_block_inside_of_another_is_refused_and_the_outer_one_goes_on(
 
 async def test_a_cancel_at_any_moment_hits_its_statement_or_none(activity: Activity) -> None:
     async with activity.pool(max_size=1) as pool:
-        await cancelled_at_any_moment(activity, pool, 200)
+        await cancelled_at_any_moment(activity, pool, 80)
 
 
 async def test_a_statement_cancelled_in_a_transaction_takes_it_all(
@@ -230,20 +230,32 @@ async def test_a_statement_cancelled_in_a_transaction_takes_it_all(
         check_invariants(pool)
 
 
-async def test_an_interrupt_ends_half_read_cursors_too_and_they_say_so(
+async def test_a_cursor_that_is_half_read_outlives_another_statements_cancel(
     activity: Activity,
 ) -> None:
     async with activity.pool(max_size=1) as pool, pool.connection() as conn:
-        reader = await conn.execute(activity.database.rows(100_000))
+        reader = await conn.execute(activity.database.rows(3000))
         assert await reader.fetchone() == (1, "row 1")
-        task = asyncio.create_task(reader.fetchall())
-        await asyncio.sleep(0.002)
+        task = asyncio.create_task(conn.fetch_val(activity.endless))
+        await activity.begins()
         task.cancel()
         await asyncio.wait([task])
         assert task.cancelled()
         assert await conn.fetch_val("SELECT 7") == 7
-        await reader.execute(activity.database.rows(3))
-        assert await reader.fetchall() == expected(3)
+        assert await reader.fetchall() == expected(3000)[1:]
+
+
+def test_an_interrupt_ends_a_result_that_the_connection_still_has(database: Database) -> None:
+    driver = DuckDBDriver(duckdb)
+    raw = driver.connect((), database.arguments)
+    reader = raw.cursor().execute(database.rows(100_000))
+    assert reader.fetchone() == (1, "row 1")
+    assert isinstance(driver.interrupted(reader), duckdb.InterruptException)
+    raw.native.interrupt()
+    with pytest.raises(duckdb.InterruptException):
+        reader.fetchall()
+    assert raw.cursor().execute("SELECT 7").fetchall() == [(7,)]
+    raw.close()
 
 
 # ------------------------------------------------------------------------------------------------

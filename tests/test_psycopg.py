@@ -128,6 +128,9 @@ async def test_a_named_cursor_is_read_in_batches_and_scrolled_as_if_nothing_were
         assert await cursor.fetchmany(2) == expected(2)
         await cursor.scroll(300)
         assert await cursor.fetchone() == (303, "row 303")
+        assert await cursor.fetchmany(297) == expected(600)[303:]
+        await cursor.scroll(-1)
+        assert await cursor.fetchone() == (600, "row 600")
 
 
 async def test_a_named_cursor_that_has_ended_with_its_transaction_can_be_closed(
@@ -158,7 +161,7 @@ async def test_a_cancel_at_any_moment_hits_its_statement_or_none(
     async with activity.pool(max_size=1) as pool:
         driver: Any = pool._driver
         assert (driver._libpq is None) is (either_way == "cancel_safe")
-        await cancelled_at_any_moment(activity, pool, 200)
+        await cancelled_at_any_moment(activity, pool, 80)
 
 
 @pytest.mark.realtime

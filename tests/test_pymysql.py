@@ -116,13 +116,24 @@ async def test_a_connection_that_was_made_anew_is_not_lent_again(database: Datab
         assert (pool.size, pool.stats().discarded) == (0, 1)
 
 
+async def test_a_ping_tells_a_killed_connection_and_makes_no_other(
+    database: Database, mariadb: MariaDBServer
+) -> None:
+    async with database.opened(max_size=1, check="always") as pool:
+        first = await backend(mariadb, pool)
+        assert await backend(mariadb, pool) == first
+        kill(mariadb, first)
+        assert await backend(mariadb, pool) != first
+        assert (pool.stats().created, pool.stats().discarded) == (2, 1)
+
+
 # ------------------------------------------------------------------------------------------------
 # Cancelling
 
 
 async def test_a_cancel_at_any_moment_hits_its_statement_or_none(activity: Activity) -> None:
     async with activity.pool(max_size=1) as pool:
-        await cancelled_at_any_moment(activity, pool, 100)
+        await cancelled_at_any_moment(activity, pool, 60)
 
 
 @pytest.mark.realtime
@@ -243,6 +254,21 @@ def test_what_may_pass_is_told_from_what_is_wrong_for_good(database: Database) -
     assert driver.is_transient(pymysql.OperationalError(1040, "Too many connections"))
     assert driver.is_disconnect(pymysql.OperationalError(1290, ""), SimpleNamespace(open=True))
     assert not driver.is_disconnect(pymysql.IntegrityError(1062, ""), SimpleNamespace(open=True))
+
+
+async def test_what_a_procedure_has_begun_in_autocommit_never_reaches_the_next_borrower(
+    database: Database,
+) -> None:
+    database.change(
+        WARES,
+        "CREATE OR REPLACE PROCEDURE half() BEGIN START TRANSACTION;"
+        " INSERT INTO wares VALUES (1); SELECT nothing FROM wares; END",
+    )
+    async with database.opened(max_size=1, autocommit=True) as pool:
+        async with pool.connection() as conn:
+            with pytest.raises(pymysql.OperationalError, match="nothing"):
+                await conn.execute("CALL half()")
+        assert await pool.fetch_all("SELECT id FROM wares") == []
 
 
 def test_a_connection_that_is_closed_has_no_descriptor() -> None:

@@ -15,7 +15,7 @@ async def cancelled_at_any_moment(activity: Activity, pool: ConnectionPool, time
     """Cancel short statements; each time the next one on the connection gets its own answer."""
     async with pool.connection() as conn:
         for number in range(times):
-            doomed = asyncio.create_task(conn.fetch_one(activity.saying("doomed", 0.001)))
+            doomed = asyncio.create_task(conn.fetch_one(activity.saying("doomed", 0.005)))
             await asyncio.sleep(number % 16 / 4000)
             doomed.cancel()
             await asyncio.wait([doomed])

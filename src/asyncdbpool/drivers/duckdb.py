@@ -79,7 +79,9 @@ class DuckDBDriver(Driver):
         return lambda _ask: interrupt()
 
     def interrupted(self, cursor: Any) -> BaseException | None:
-        """An interrupt ends a result that is half read."""
+        """An interrupt ends a result that is half read, unless its rows are in memory."""
+        if cursor.has_rows_in_memory:
+            return None
         error: BaseException = self.module.InterruptException("INTERRUPT Error: Interrupted!")
         return error
 
@@ -240,6 +242,11 @@ class Cursor:
         native = self.connection.native
         self.description, self.rowcount = native.description, native.rowcount
         return self
+
+    @property
+    def has_rows_in_memory(self) -> bool:
+        """Whether the rows that are left need the connection no more."""
+        return self._rest is not None
 
     def take_along(self, native: Any) -> None:
         """Take the rest of the rows into memory."""
