@@ -199,7 +199,7 @@ async def test_a_timeout_of_zero_takes_what_is_there_and_waits_for_nothing() -> 
     async with fake.pool(max_size=1) as pool:
         with pytest.raises(PoolTimeout):
             await pool.get(timeout=0)
-        await asyncio.sleep(2)
+        await asyncio.sleep(1.5)
 
         conn = await pool.get(timeout=0)  # the connect has outlived its caller
 

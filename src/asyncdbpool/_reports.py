@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
+from dataclasses import fields
 
 from asyncdbpool._lease import Lease
 from asyncdbpool._options import Options
@@ -13,6 +14,7 @@ from asyncdbpool.stats import Counters, PoolStats
 
 __all__ = ["figures", "oldest", "situation"]
 
+_COUNTERS = tuple(field.name for field in fields(Counters))
 _SHOWN = 3  # holders named in an error's message
 
 
@@ -33,7 +35,7 @@ def figures(
         in_use=size - idle - connecting,
         connecting=connecting,
         waiting=waiting,
-        **vars(counters),
+        **{counter: getattr(counters, counter) for counter in _COUNTERS},
     )
 
 

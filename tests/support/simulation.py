@@ -1,4 +1,4 @@
-"""A whole pool under random load, faults and cancellations, in virtual time: a course for each seed.
+"""A whole pool under random load, faults and cancellations, in virtual time: a course a seed.
 
 Everything that happens is decided by the seed: which task does what and when it is cancelled, how
 long each step of the driver takes and whether it fails, hangs or loses the connection, when the
@@ -196,7 +196,7 @@ class Simulation:
         task = asyncio.create_task(chance.choice([within, inside_of, until])(work, after))
         try:
             await task
-        except (Exception, asyncio.CancelledError) as error:
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - looked at by all
             return error
         return None
 
@@ -295,8 +295,10 @@ class Simulation:
         self.closes += 1
         with anyio.move_on_after(self.chance.uniform(0, 5)):
             await pool.close(timeout=self.chance.choice([0, 2, 60]))
-        if self.chance.random() < 0.9:
-            await pool.open()
+        await asyncio.sleep(self.chance.choice([0.0, 1.0]))
+        while pool.closed:
+            with suppress(PoolError, self.fake.Error):
+                await pool.open()
 
     # What must hold
 

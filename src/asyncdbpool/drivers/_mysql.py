@@ -23,6 +23,7 @@ LOST = frozenset(
     {
         2006,  # server has gone away
         2013,  # lost connection during query
+        1226,  # an account has all the connections that it may have
         2055,  # lost connection, system error
         1053,  # server shutdown in progress
         1927,  # connection was killed (MariaDB)
