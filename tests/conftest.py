@@ -24,7 +24,7 @@ SERVERS = (PostgresServer, MariaDBServer)
 
 AnyServer = TypeVar("AnyServer", bound=Server)
 
-pytest_plugins = ["support.fixtures"]
+pytest_plugins = ["support.fixtures", "support.figures"]
 
 
 def pytest_configure() -> None:
