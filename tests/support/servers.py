@@ -117,9 +117,14 @@ class Server(ABC):
             self._folder = None
         atexit.unregister(self._stop_at_exit)
 
-    def restart(self) -> None:
-        """End the server, which breaks every connection, and run it again on the same data."""
+    def restart(self, pause: float = 0.0) -> None:
+        """End the server, which breaks every connection, and run it again on the same data.
+
+        Args:
+            pause: Seconds in between.
+        """
         self._end(self.gentle_stop)
+        time.sleep(pause)
         self._launch()
 
     def _stop_at_exit(self, owner: int) -> None:
