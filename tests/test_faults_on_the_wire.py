@@ -18,6 +18,7 @@ from support.activity import Activity
 from support.databases import Database, expected
 from support.figures import Note
 from support.fixtures import SERVED, described
+from support.lines import on_a_cursor, on_a_thread, on_the_connection
 from support.proxy import Proxy, Trap, Way
 from support.servers import Server
 from support.ways import iterated
@@ -50,7 +51,7 @@ async def opened(
 
     Nothing but orphans, that is: a server that runs a statement does not see its client go.
     """
-    limits = {"check_timeout": GRACE, "cancel_grace": GRACE, "connect_timeout": 1.0}
+    limits = {"check_timeout": GRACE, "cancel_grace": GRACE, "connect_timeout": SOON}
     far = proxy.before(activity.database)
     async with far.pool(**{"max_size": 3, **limits, **options}) as pool:
         async with asyncio.timeout(2 * SOON):
@@ -58,7 +59,7 @@ async def opened(
         proxy.heal()
         await eventually(lambda: pool.free == pool.max_size, within=SOON)
         check_invariants(pool)
-        assert await pool.fetch_val("SELECT 7") == 7
+        await answered(pool)
     await eventually(lambda: left_of(pool.name) == [], within=SOON)
     check_invariants(pool)
     proxy.heal()
@@ -66,6 +67,20 @@ async def opened(
     if orphans:
         kill_all(proxy.server)
     await activity.ends(connections=0)
+
+
+async def answered(pool: ConnectionPool) -> None:
+    """Ask until there is an answer: what began before the network healed may fail once more.
+
+    A slow machine may also want longer for a connect than these tests give it.
+    """
+    async with asyncio.timeout(SOON):
+        while True:
+            try:
+                assert await pool.fetch_val("SELECT 7") == 7
+            except (ConnectTimeout, PoolTimeout):
+                continue
+            return
 
 
 async def timed(work: Awaitable[object]) -> float:
@@ -143,18 +158,42 @@ async def test_a_statement_on_a_half_open_connection_costs_its_permit_for_the_gr
         assert await pool.fetch_val("SELECT 7") == 7
 
 
+async def test_statements_are_cancelled_in_the_database_again_once_the_network_has_healed(
+    proxy: Proxy, activity: Activity
+) -> None:
+    async def give_up() -> bool:
+        """Give up on a statement; tell whether it cost its connection."""
+        before = pool.stats().discarded
+        await given_up(pool.fetch_one(activity.saying("nobody asks", 0.8)), after=0.1)
+        await eventually(lambda: pool.free == 3, within=SOON)
+        async with asyncio.timeout(SOON):
+            while await activity.running():  # noqa: ASYNC110 - a server sets no events
+                await asyncio.sleep(0.01)
+        return pool.stats().discarded > before
+
+    async with opened(proxy, activity, connect_timeout=0.5) as pool:
+        await pool.fetch_val("SELECT 7")
+        proxy.blackhole("answers")  # takes the cancel, too
+        assert await give_up()
+        proxy.heal()
+        # The first ones may have to wait for the end of the cancel that nobody answers.
+        for _ in range(4):
+            if not await give_up():
+                break
+        else:
+            pytest.fail("the statements were cancelled by nobody")
+
+
 async def test_a_connect_into_a_black_hole_is_bounded_and_the_pool_recovers_at_once(
     proxy: Proxy, activity: Activity, note: Note
 ) -> None:
-    async with opened(proxy, activity, connect_timeout=0.4) as pool:
+    async with opened(proxy, activity, connect_timeout=0.5) as pool:
         proxy.blackhole()
         with pytest.raises(ConnectTimeout):
-            async with asyncio.timeout(SOON):
-                await pool.get()
+            await pool.get()
         assert pool.free == 3
         proxy.heal()
-        took = await timed(pool.fetch_val("SELECT 7"))
-        assert took < 1, "the one that hangs is in nobody's way"
+        took = await timed(answered(pool))  # the one that hangs is in nobody's way
         note("first answer after the network has healed", f"{took:.3f} s")
 
 
@@ -167,21 +206,32 @@ async def test_a_pool_whose_every_connect_is_swallowed_recovers_with_the_drivers
         with pytest.raises((ConnectTimeout, PoolTimeout)):
             await pool.get()
 
-    async with opened(proxy, activity, max_size=2, connect_timeout=0.4, timeout=0.6) as pool:
+    async with opened(proxy, activity, max_size=2, connect_timeout=0.5, timeout=0.7) as pool:
         proxy.blackhole()
         for took in await asyncio.gather(*(timed(ask()) for _ in range(6))):
-            assert took < 0.6 + SOON
+            assert took < 0.7 + SOON
         assert pool.free == 2
         proxy.heal()
-        patience = asyncio.get_running_loop().time() + SOON
-        while True:
-            try:
-                took = await timed(pool.fetch_val("SELECT 7"))
-            except (ConnectTimeout, PoolTimeout):  # of a connect that began before
-                assert asyncio.get_running_loop().time() < patience
-            else:
-                break
-        note("first answer after", f"{took:.3f} s")
+        took = await timed(answered(pool))
+        note("first answer after the network has healed", f"{took:.3f} s")
+
+
+def at(word: bytes) -> Trap:
+    """Wait for a request with this word."""
+    return lambda way, data: way == "requests" and word in data
+
+
+async def test_a_setup_that_hears_nothing_costs_connect_timeout_and_no_more(
+    proxy: Proxy, activity: Activity
+) -> None:
+    saying = {"asyncpg": on_the_connection, "aiomysql": on_a_cursor}
+    setup = saying.get(activity.database.name, on_a_thread)("SELECT 'last words'")
+    async with opened(proxy, activity, max_size=1, setup=setup, connect_timeout=0.5) as pool:
+        proxy.silence_at(at(b"last words"))
+        with pytest.raises(ConnectTimeout):
+            await pool.get()
+        proxy.heal()
+        await answered(pool)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -206,7 +256,7 @@ async def test_a_reset_in_mid_statement_retires_every_connection_made_before(
     async with opened(proxy, activity, max_size=4) as pool:
         lent = await pool.get()
         await fill_beside(pool, 3)
-        proxy.reset_at(lambda way, data: b"ominous" in data)
+        proxy.reset_at(at(b"ominous"))
         with pytest.raises(reset(activity.database)):
             await pool.fetch_val("SELECT 'ominous'")
         await eventually(lambda: pool.size == 1, within=SOON)
@@ -275,7 +325,7 @@ async def test_a_reset_in_the_middle_of_rows_is_an_error_and_never_a_shorter_res
 
 def commit_on_its_way() -> Trap:
     """Wait for a commit, which the server will never see."""
-    return lambda way, data: way == "requests" and b"COMMIT" in data
+    return at(b"COMMIT")
 
 
 def commit_answered() -> Trap:
