@@ -158,6 +158,28 @@ async def test_a_statement_on_a_half_open_connection_costs_its_permit_for_the_gr
         assert await pool.fetch_val("SELECT 7") == 7
 
 
+async def test_an_outage_of_the_network_costs_everybody_no_more_than_his_own_timeout(
+    proxy: Proxy, activity: Activity
+) -> None:
+    async def ask(number: int) -> None:
+        seconds = 0.1 + number / 50
+        took = await timed(given_up(pool.fetch_val(activity.endless), seconds))
+        assert took < seconds + SOON
+
+    async with opened(
+        proxy, activity, orphans=True, max_size=2, check_after=0, connect_timeout=1.0
+    ) as pool:
+        await fill(pool, 2)
+        tasks = [asyncio.create_task(ask(number)) for number in range(2)]
+        await activity.begins(2)
+        proxy.blackhole()
+        tasks += [asyncio.create_task(ask(number)) for number in range(2, 10)]
+        await asyncio.gather(*tasks)
+        await eventually(lambda: pool.free == 2, within=SOON)
+        proxy.heal()
+        await answered(pool)
+
+
 async def test_statements_are_cancelled_in_the_database_again_once_the_network_has_healed(
     proxy: Proxy, activity: Activity
 ) -> None:
@@ -228,6 +250,22 @@ async def test_a_setup_that_hears_nothing_costs_connect_timeout_and_no_more(
     setup = saying.get(activity.database.name, on_a_thread)("SELECT 'last words'")
     async with opened(proxy, activity, max_size=1, setup=setup, connect_timeout=0.5) as pool:
         proxy.silence_at(at(b"last words"))
+        with pytest.raises(ConnectTimeout):
+            await pool.get()
+        proxy.heal()
+        await answered(pool)
+
+
+@pytest.mark.parametrize(
+    "database", [pytest.param("MySQLdb", marks=pytest.mark.mariadb)], indirect=True
+)
+@pytest.mark.parametrize("word", [b"SET NAMES", b"SET autocommit"])
+async def test_a_connect_that_hears_nothing_after_the_handshake_costs_connect_timeout_and_no_more(
+    proxy: Proxy, activity: Activity, word: bytes
+) -> None:
+    """Behind the C library's own connect the module has two statements of its own."""
+    async with opened(proxy, activity, max_size=1, connect_timeout=0.5) as pool:
+        proxy.silence_at(at(word))
         with pytest.raises(ConnectTimeout):
             await pool.get()
         proxy.heal()

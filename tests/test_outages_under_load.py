@@ -125,3 +125,24 @@ async def test_a_server_with_too_little_room_serves_everybody_all_the_same(
             await is_whole(pool, server)
             assert pool.size <= room
     await eventually(lambda: connections(server) == 0)
+
+
+@pytest.mark.parametrize(
+    "database",
+    [pytest.param(name, marks=pytest.mark.mariadb) for name in ("MySQLdb", "aiomysql")],
+    indirect=True,
+)
+async def test_an_account_that_may_have_no_more_connections_is_a_reason_to_try_again(
+    server: Server, database: Database
+) -> None:
+    tell(server, f"GRANT USAGE ON *.* TO '{server.user}'@'%' WITH MAX_USER_CONNECTIONS 2")
+    try:
+        async with database.pool(max_size=4, retry_connect=30.0) as pool:
+            load = Load(pool, database, tasks=8, timeouts=(2 * BOUND, 3 * BOUND))
+            await eventually(lambda: pool.stats().connect_errors > 0)
+            await load.goes_on(TASKS)
+            await load.stop()
+            assert load.ends.total() == load.ends["answered"]
+            await is_whole(pool, server)
+    finally:
+        tell(server, f"GRANT USAGE ON *.* TO '{server.user}'@'%' WITH MAX_USER_CONNECTIONS 0")
