@@ -14,6 +14,7 @@ from asyncdbpool.testing import (
     check_invariants,
     now,
     settle,
+    sleep,
     virtual_time,
 )
 from asyncdbpool.testing.invariants import threads_of
@@ -372,3 +373,24 @@ def test_a_pool_is_refused_on_a_second_loop_before_any_io() -> None:
         assert two.run(pool.fetch_val("SELECT n")) == 1
         two.run(pool.close())
     fake.check(pool)
+
+
+@virtual_time
+async def test_an_open_that_fails_lets_those_finish_who_were_served_meanwhile() -> None:
+    fake = Fake(cancels=True)
+
+    def refuse_late() -> None:
+        sleep(2)
+        raise fake.OperationalError("no such user")
+
+    fake.connect.once(None, refuse_late)
+    async with fake.pool(min_size=2, max_size=2) as pool:
+        opening = asyncio.create_task(pool.open())
+        await settle()
+        fake.execute.once(5.0)
+        statement = asyncio.create_task(pool.fetch_val("SELECT n"))
+
+        with pytest.raises(fake.OperationalError, match="no such user"):
+            await opening
+        assert await statement == 1
+        assert (pool.closed, pool.size) == (False, 0)

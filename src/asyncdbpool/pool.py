@@ -38,6 +38,8 @@ __all__ = ["ConnectionPool"]
 
 _numbers = itertools.count(1)
 
+_PATIENCE = 10.0  # seconds that borrowers have to finish
+
 
 class ConnectionPool:
     """A pool of connections of any PEP 249 (DB-API 2.0) module, or of asyncpg or aiomysql.
@@ -195,12 +197,12 @@ class ConnectionPool:
         except BaseException:
             if not engine.closing:
                 self._closed = was_closed
-                await self._end(engine, 0)
+                await self._end(engine, _PATIENCE)
             raise
         finally:
             self._opening = None
 
-    async def close(self, timeout: float | None = 10.0) -> None:
+    async def close(self, timeout: float | None = _PATIENCE) -> None:
         """Close the pool: nothing is left, no connection, thread or task.
 
         Every waiter fails with `PoolClosed` within one tick of the loop. Borrowers may finish

@@ -101,7 +101,6 @@ class Simulation:
         self.journal: list[str] = []
         self.tokens = 0
         self.closes = 0
-        self.closing = 0
         self.quiet = False  # the faults are over
 
     async def run(self) -> None:
@@ -182,7 +181,7 @@ class Simulation:
             what = chance.choice(
                 [self.one_shot, self.block, self.transaction, self.by_hand, self.function]
             )
-            closes = -1 if self.closing else self.closes  # one under way counts, too
+            closes = -1 if pool.closed else self.closes  # one under way counts, too
             error = await self.fated(partial(what, pool))
             self.note(f"{number} {what.__name__}: {error!r}")
             if error is not None and not self.is_excusable(error, closed=self.closes != closes):
@@ -295,10 +294,8 @@ class Simulation:
 
     async def reopen(self, pool: ConnectionPool) -> None:
         self.closes += 1
-        self.closing += 1
         with anyio.move_on_after(self.chance.uniform(0, 5)):
             await pool.close(timeout=self.chance.choice([0, 2, 60]))
-        self.closing -= 1
         await asyncio.sleep(self.chance.choice([0.0, 1.0]))
         while pool.closed:
             with suppress(PoolError, self.fake.Error):
