@@ -6,6 +6,7 @@ event loop, and with `CI` set a test may not be skipped, for whatever reason.
 
 import asyncio
 import gc
+import inspect
 import os
 import platform
 import signal
@@ -114,6 +115,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for name in {"postgres", "mariadb"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(name)
+    if "MUTANT_UNDER_TEST" in os.environ:  # set by mutmut: what never waits is to be tried first
+        items.sort(key=lambda item: inspect.iscoroutinefunction(getattr(item, "function", None)))
 
 
 # ------------------------------------------------------------------------------------------------
