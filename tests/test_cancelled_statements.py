@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from asyncdbpool import PoolError
-from asyncdbpool.testing import NEVER, Fake, check_invariants, now, settle, virtual_time
+from asyncdbpool.testing import NEVER, Clock, Fake, check_invariants, now, settle, virtual_time
 from support.ticks import answer_under_way
 
 
@@ -245,3 +245,87 @@ def test_an_interrupt_while_cancelling_comes_out_of_the_loop(error: type[BaseExc
 
     with pytest.raises(error):
         scenario()
+
+
+@virtual_time
+async def test_cancels_are_repeated_at_pauses_that_double_up_to_a_second() -> None:
+    fake = Fake(cancels=True)
+    times: list[float] = []
+
+    def note() -> None:  # on the side thread
+        assert Clock.current is not None
+        times.append(Clock.current.now)
+
+    fake.cancel.always(note)
+    async with fake.pool(max_size=1, cancel_grace=10) as pool, pool.connection() as conn:
+        for cancel in (None, conn.cancel):
+            fake.lost_cancels = 7
+            fake.execute.once(NEVER)
+            statement = asyncio.create_task(conn.fetch_all("SELECT n"))
+            await settle()
+            began = now()
+            if cancel is None:
+                statement.cancel()
+            else:
+                await cancel()
+            await asyncio.gather(statement, return_exceptions=True)
+            await conn.commit()
+            pauses = [time - began for time in times]
+            expected = [0, 0.05, 0.15, 0.35, 0.75, 1.55, 2.55, 3.55]
+            assert pauses == pytest.approx(expected, abs=0.01)
+            times.clear()
+
+
+@virtual_time
+async def test_one_cancel_at_a_time_is_on_its_way_whoever_asks() -> None:
+    fake = Fake(cancels=True)
+    fake.execute.once(NEVER)
+    fake.cancel.once(0.3)
+    fake.lost_cancels = 1
+    async with fake.pool(max_size=1) as pool, pool.connection() as conn:
+        statement = asyncio.create_task(conn.fetch_all("SELECT n"))
+        await settle()
+        asking = asyncio.create_task(conn.cancel())
+        await settle()
+        statement.cancel()
+        await asyncio.sleep(0.31)
+        assert fake.cancel.calls == 1
+        await asyncio.sleep(1)
+        assert fake.cancel.calls == 2
+        await asking
+
+
+@virtual_time
+async def test_what_does_not_come_to_rest_is_discarded_alone_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "asyncdbpool")
+    fake = Fake(sockets=True)
+    async with fake.pool(max_size=2, cancel_grace=2.0) as pool:
+        conn, other = await pool.get(), await pool.get()
+        await pool.put(other)
+        fake.execute.once(NEVER)
+        await cancelled_after(conn.fetch_all("SELECT n"), 1)
+        await pool.put(conn)
+        await asyncio.sleep(3)
+        assert (pool.idle, pool.size, fake.connect.calls) == (1, 1, 2)
+    assert "discarding a connection: it did not come to rest in time" in caplog.text
+    assert "is stuck" not in caplog.text
+
+
+@virtual_time
+async def test_what_gets_stuck_again_is_reported_again(caplog: pytest.LogCaptureFixture) -> None:
+    fake = Fake()
+    async with fake.pool(max_size=1, cancel_grace=2.0) as pool:
+        conn = await pool.get()
+        fake.execute.once(NEVER)
+        fake.close.once(NEVER)
+        await cancelled_after(conn.fetch_all("SELECT n"), 1)
+        await asyncio.sleep(3)
+        assert caplog.text.count("is stuck in a call of its driver") == 1
+        fake.execute.release()
+        putting = asyncio.create_task(pool.put(conn))
+        await asyncio.sleep(3)
+        assert caplog.text.count("is stuck in a call of its driver") == 2
+        fake.close.release()
+        await putting

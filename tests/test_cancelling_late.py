@@ -660,3 +660,29 @@ def test_a_connection_that_is_lost_absorbs_nothing(mysql: Database) -> None:
     raw.close()
     with pytest.raises(mysql.module.OperationalError):
         MySQLdbDriver(mysql.module).absorb_cancel(raw)
+
+
+class Babbling(Connecting):
+    """A driver whose side connection tells in its error what it was given."""
+
+    def canceller(
+        self, raw: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Canceller | None:
+        def cancel(ask: Callable[[], Mapping[str, Any]]) -> None:
+            raise raw.fake.OperationalError(f"no entry with {ask()['password']}")
+
+        return cancel
+
+
+@virtual_time
+async def test_what_a_side_connection_was_given_is_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fake = cancellable()
+    fake.execute.once(2.0)
+    with caplog.at_level(logging.INFO, "asyncdbpool"):
+        async with fake.pool(driver=Babbling(fake), max_size=1, credentials=numbered()) as pool:
+            await given_up(pool.fetch_all("SELECT n"))
+            await asyncio.sleep(2)
+    assert "cancelling failed: OperationalError: no entry with ***" in caplog.text
+    assert "token" not in caplog.text

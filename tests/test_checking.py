@@ -282,3 +282,33 @@ async def test_a_checked_connection_whose_borrower_has_gone_stays_idle() -> None
         task.cancel()
         await asyncio.sleep(2)
         assert (pool.idle, pool.stats().in_use) == (1, 0)
+
+
+@virtual_time
+async def test_a_check_that_is_not_answered_retires_the_others_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("DEBUG", "asyncdbpool")
+    fake = Fake()
+    async with fake.pool(max_size=3, check_timeout=2.0, timeout=None) as pool:
+        for conn in [await pool.get() for _ in range(3)]:
+            await pool.put(conn)
+        await asyncio.sleep(10)
+        fake.ping.once(NEVER)
+        began = now()
+        async with pool.connection():
+            assert now() - began == pytest.approx(2, abs=0.01)
+            assert (fake.connect.calls, pool.idle) == (4, 0)
+    assert "discarding a connection: its check timed out" in caplog.text
+    assert "closing an idle connection: retired" in caplog.text
+
+
+@virtual_time
+async def test_a_check_that_fails_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "asyncdbpool")
+    fake = Fake()
+    async with fake.pool(check="always") as pool:
+        await pool.put(await pool.get())
+        fake.ping.once(fake.Error("no"))
+        await pool.put(await pool.get())
+    assert "discarding a connection: it failed its check" in caplog.text

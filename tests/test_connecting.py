@@ -1,14 +1,17 @@
 """Connecting: limits, failures, retries, credentials and set-up."""
 
 import asyncio
+import random
 from collections.abc import Mapping
 from functools import partial
+from itertools import islice
 from typing import Any, ClassVar
 from unittest import mock
 
 import pytest
 
 from asyncdbpool import ConnectionPool, ConnectTimeout, PoolError, PoolTimeout
+from asyncdbpool._connect import ConnectArguments, backoff
 from asyncdbpool.testing import (
     NEVER,
     Fake,
@@ -416,3 +419,63 @@ async def test_a_setup_that_ends_as_it_is_cut_off_makes_no_connection_for_anybod
         await asyncio.sleep(2)
         assert (pool.size, pool.free, fake.open) == (0, 1, 0)
         assert pool.stats().discarded == 1
+
+
+def test_secrets_are_taken_out_of_a_text_whole_and_nothing_else_is() -> None:
+    arguments = ConnectArguments(
+        ("postgres://me:zab@here", 5432),
+        {
+            "host": "here.example",
+            "password": "zab",
+            "api_token": "azabc",
+            "sslkey": "",
+            "user": "m",
+        },
+    )
+    arguments.note({"passwd": "azabcd"})
+    told = arguments.redact("me at here.example with zab, azabc, azabcd; postgres://me:zab@here")
+    assert told == "me at here.example with ***, ***, ***; ***"
+
+
+@virtual_time
+async def test_credentials_that_are_no_mapping_are_refused_in_words() -> None:
+    fake = Fake()
+    async with fake.pool(name="shop", credentials=lambda: ["me"]) as pool:
+        with pytest.raises(
+            TypeError, match="pool 'shop': credentials must return a mapping of"
+        ) as caught:
+            await pool.get()
+        assert str(caught.value).endswith("connect keywords, not list")
+
+
+def test_delays_double_up_to_the_most_and_are_half_fixed_half_random(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def delays(luck: float) -> list[float]:
+        monkeypatch.setattr(random, "uniform", lambda low, high: low + luck * (high - low))
+        return list(islice(backoff(first=1.0, most=5.0), 5))
+
+    assert delays(0) == [0.5, 1, 2, 2.5, 2.5]
+    assert delays(1) == [1, 2, 4, 5, 5]
+
+
+@virtual_time
+async def test_a_connect_that_fills_up_to_min_size_is_retried_though_nobody_waits() -> None:
+    fake = Fake()
+    fake.connect.once(None, fake.Lost("not yet"), fake.Lost("not yet"))
+    async with fake.pool(min_size=2, retry_connect=60) as pool:
+        await pool.put(await pool.get())
+        await asyncio.sleep(0.4)  # two delays, of at most 0.1 and 0.2 s
+        assert (pool.idle, fake.connect.calls) == (2, 4)
+
+
+@virtual_time
+async def test_a_connect_that_is_late_stands_in_nobodys_way() -> None:
+    fake = Fake()
+    fake.connect.once(NEVER)
+    async with fake.pool(max_size=2, connect_timeout=5) as pool:
+        with pytest.raises(ConnectTimeout, match="goes on and joins the pool if it succeeds"):
+            await pool.get()
+        began = now()
+        async with pool.connection():
+            assert now() == began

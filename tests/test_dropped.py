@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from asyncdbpool import ConnectionPool
+from asyncdbpool import ConnectionPool, ConnectionReturned
 from asyncdbpool.testing import Fake, FakeDriver, settle, virtual_time
 from asyncdbpool.testing.invariants import join_threads, threads_of
 
@@ -176,3 +176,33 @@ async def test_the_timer_of_a_dropped_pool_does_no_harm() -> None:
     gc.collect()  # the recorded warning has held the pool until now
     await asyncio.sleep(1000)
     assert (fake.open, fake.violations) == (0, [])
+
+
+@virtual_time
+async def test_every_lease_that_is_reclaimed_counts() -> None:
+    async with Fake().pool() as pool:
+        for number in (1, 2):
+            conns = [await pool.get()]
+            with pytest.warns(ResourceWarning, match="was dropped"):
+                drop(conns)
+            await settle()
+            assert pool.stats().reclaimed == number
+
+
+def test_a_connection_whose_pool_was_given_up_says_so() -> None:
+    fake = Fake()
+    pool = make(fake)
+    conn = asyncio.run(pool.get())
+
+    async def reopen() -> None:
+        with pytest.warns(ResourceWarning, match="was not closed before its event loop"):
+            await pool.open()
+        await pool.close()
+
+    asyncio.run(reopen())
+    with pytest.raises(
+        ConnectionReturned, match=": this connection is gone: its pool was given up; "
+    ):
+        conn.cursor()
+    join_threads(pool)
+    assert fake.open == 0

@@ -271,3 +271,33 @@ async def test_a_paused_pool_can_be_closed() -> None:
         await pool.close()
         await asyncio.wait([waiter])
         assert type(waiter.exception()).__name__ == "PoolClosed"
+
+
+@virtual_time
+async def test_a_resize_closes_what_is_too_much_and_no_more(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("DEBUG", "asyncdbpool")
+    fake = Fake()
+    async with fake.pool(max_size=3) as pool:
+        for conn in [await pool.get(), await pool.get()]:
+            await pool.put(conn)
+        await pool.resize(max_size=2)
+        assert pool.idle == 2
+        assert "closing" not in caplog.text
+        await pool.resize(max_size=1)
+        await settle()
+        assert (pool.idle, pool.size) == (1, 1)
+        assert "closing an idle connection: resized" in caplog.text
+
+
+@virtual_time
+async def test_each_clear_is_one_of_its_own() -> None:
+    fake = Fake()
+    async with fake.pool() as pool:
+        await pool.clear()
+        conn = await pool.get()
+        await pool.clear()
+        await pool.put(conn)
+        await settle()
+        assert pool.size == 0

@@ -168,3 +168,26 @@ async def test_disbanding_wakes_everybody_at_once() -> None:
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert done(tasks) == [True] * 4
+
+
+@virtual_time
+async def test_what_several_shrinks_and_a_growth_leave_owing_is_swallowed_to_the_last() -> None:
+    permits = Permits(4)
+    for _ in range(4):
+        await permits.acquire()
+    await permits.resize(3)
+    await permits.resize(1)
+    for _ in range(3):
+        permits.release()
+    assert (permits.locked(), permits.free, permits.taken) == (True, 0, 1)
+
+    await permits.resize(4)
+    for _ in range(3):
+        await permits.acquire()
+    await permits.resize(1)
+    await permits.resize(2)
+    permits.release()
+    permits.release()
+    assert (permits.locked(), permits.free, permits.taken) == (True, 0, 2)
+    permits.release()
+    assert (permits.locked(), permits.free, permits.taken) == (False, 1, 1)

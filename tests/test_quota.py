@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from asyncdbpool import ConnectionPool, PoolTimeout
-from asyncdbpool._quota import Cap
+from asyncdbpool._quota import Cap, Quota
 from asyncdbpool.testing import NEVER, Fake, check_invariants, now, settle, virtual_time
 
 
@@ -274,3 +274,65 @@ async def test_free_counts_what_the_caps_leave_room_for() -> None:
         assert second.free == 2, "an idle one of the sibling would make room"
         await first.put(lent.pop())
         assert second.free == 3
+
+
+@virtual_time
+async def test_a_timeout_tells_how_every_cap_stands() -> None:
+    one, two = Fake(), Fake()
+    host, total = Cap("max_per_host", 1), Cap("max_total", 3)
+    async with siblings(one, two, caps=[[host, total]] * 2, timeout=1) as (first, second):
+        conn = await first.get()
+        with pytest.raises(PoolTimeout) as caught:
+            await second.get()
+        assert "; max_per_host: 1 of 1 taken; max_total: 1 of 3 taken" in str(caught.value)
+        await first.put(conn)
+
+
+class Stranded:
+    """A pool as a cap sees it, on an event loop of its own."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+
+    def oldest_wait(self) -> float | None:
+        return None
+
+    def idle_since(self) -> float | None:
+        return None
+
+    def idle_count(self) -> int:
+        return 0
+
+    def make_room(self) -> None:
+        raise AssertionError("nothing is idle")
+
+    def dispatch(self) -> None:
+        raise AssertionError("nobody waits")
+
+
+def test_what_a_pool_holds_on_a_closed_loop_is_taken_back_once_and_every_time() -> None:
+    cap = Cap("max_total", 2)
+    lost, other = Quota([cap]), Quota([cap])
+    for _ in range(2):
+        member = Stranded()
+        lost.join(member)
+        assert lost.take(for_waiter=True)
+        assert lost.take(for_waiter=True)
+        member.loop.close()
+        for _ in range(2):
+            assert other.take(for_waiter=True)
+        assert not other.take(for_waiter=False)
+        assert cap.taken == 2
+        other.give()
+        other.give()
+        assert cap.taken == 0
+
+
+@virtual_time
+async def test_who_makes_room_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "asyncdbpool")
+    cap = Cap("max_total", 1)
+    async with siblings(Fake(), Fake(), caps=[[cap]] * 2) as (first, second):
+        await first.put(await first.get())
+        await second.put(await second.get())
+    assert "closing an idle connection: another pool needs the room" in caplog.text

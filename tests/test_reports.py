@@ -244,3 +244,55 @@ def test_a_default_shows_as_words_in_a_signature() -> None:
     assert "timeout: float | Default | None = <the pool's own>" in str(
         inspect.signature(ConnectionPool.get)
     ).replace("'", "").replace("pools own", "pool's own")
+
+
+@virtual_time
+async def test_a_repr_tells_whether_the_pool_is_open() -> None:
+    async with Fake().pool(name="orders") as pool:
+        assert "'orders', not open:" in repr(pool)
+        await pool.open()
+        assert "'orders', open:" in repr(pool)
+        await pool.close()
+        assert "'orders', closed:" in repr(pool)
+
+
+@virtual_time
+async def test_a_function_that_runs_is_told_by_its_name() -> None:
+    class Job:
+        def __call__(self, raw: Any) -> None:
+            raw.cursor().execute("DELETE")
+
+    def prune(raw: Any) -> None:
+        Job()(raw)
+
+    fake = Fake()
+    async with fake.pool(max_size=1) as pool:
+        for work, name in ((prune, prune.__qualname__), (Job(), "Job")):
+            fake.execute.once(NEVER)
+            running = asyncio.create_task(pool.run(work))
+            await settle()
+            assert [lease.statement for lease in pool.dump()] == [name]
+            fake.execute.release()
+            await running
+
+
+@virtual_time
+async def test_tasks_bear_the_name_of_their_pool() -> None:
+    fake = Fake()
+    fake.connect.always(NEVER)
+    async with fake.pool(name="orders", min_size=1) as pool:
+
+        def names() -> set[str]:
+            return {task.get_name() for task in asyncio.all_tasks()}
+
+        opening = asyncio.create_task(pool.open())
+        await settle()
+        assert {"orders: open", "orders: connect"} <= names()
+        fake.connect.open()
+        await opening
+        conn = await pool.get()
+        closing = asyncio.create_task(pool.close())
+        await settle()
+        assert "orders: close" in names()
+        await pool.put(conn)
+        await closing

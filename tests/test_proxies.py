@@ -1,0 +1,255 @@
+"""What proxies do without much of a database: passing on, refusing, telling what they are."""
+
+import asyncio
+import sqlite3
+import types
+from collections.abc import Callable, Generator
+from typing import Any
+
+import pytest
+
+from asyncdbpool import Connection, ConnectionPool, ConnectionReturned
+from asyncdbpool.proxies._members import is_method
+from asyncdbpool.proxies.cursor import Execution
+from asyncdbpool.testing import NEVER, Fake, settle, virtual_time
+
+# ------------------------------------------------------------------------------------------------
+# Methods and values
+
+
+class Thing:
+    """An object of a driver's, with everything that can be called."""
+
+    kind = dict
+    number = 3
+
+    def __init__(self) -> None:
+        self.factory = lambda: None
+        self.bound = [1].append
+        self.borrowed = len
+
+    def method(self) -> None: ...
+
+    @staticmethod
+    def static() -> None: ...
+
+    @property
+    def handler(self) -> Callable[[int], None]:
+        return [1].append
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("method", True),
+        ("static", True),
+        ("bound", True),
+        ("handler", False),
+        ("factory", False),
+        ("borrowed", False),
+        ("kind", False),
+        ("number", False),
+    ],
+)
+def test_what_is_callable_may_still_be_a_value(name: str, method: bool) -> None:
+    thing = Thing()
+    assert is_method(thing, name, getattr(thing, name)) is method
+
+
+# ------------------------------------------------------------------------------------------------
+# A driver that has more
+
+
+class RichCursor(sqlite3.Cursor):
+    """A cursor with the optional methods of PEP 249, which notes what they are given."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.given: list[object] = []
+
+    def callproc(self, *args: Any, **kwargs: Any) -> object:
+        self.given.append((args, kwargs))
+        return "called"
+
+    def nextset(self) -> bool:
+        return True
+
+    def scroll(self, value: int, mode: str = "relative") -> None:
+        self.given.append((value, mode))
+
+    def home(self) -> Any:
+        return self.connection
+
+    def itself(self) -> Any:
+        return self
+
+
+class Rich(sqlite3.Connection):
+    """A connection of which something callable is a value."""
+
+    @property
+    def handler(self) -> Callable[[int], None]:
+        return [1].append
+
+    def itself(self) -> "Rich":
+        return self
+
+    def opened(self) -> sqlite3.Cursor:
+        return self.cursor()
+
+
+@pytest.fixture
+def pool() -> ConnectionPool:
+    return ConnectionPool(sqlite3, ":memory:", factory=Rich, max_size=1, name="rich")
+
+
+async def test_optional_methods_pass_on_what_they_are_given(pool: ConnectionPool) -> None:
+    async with pool, pool.connection() as conn:
+        cursor = conn.cursor(RichCursor)
+        assert await cursor.callproc("tidy", 1, two=2) == "called"
+        assert pool.dump()[0].statement == "tidy"
+        assert await cursor.nextset() is True
+        await cursor.scroll(1, "absolute")
+        assert cursor.given == [(("tidy", 1), {"two": 2}), (1, "absolute")]
+
+
+async def test_proxies_come_in_place_of_the_drivers_own_objects(pool: ConnectionPool) -> None:
+    async with pool, pool.connection() as conn:
+        cursor = await conn.cursor(RichCursor).execute("SELECT 1")
+        assert await cursor.home() is conn
+        assert await cursor.itself() is cursor
+        assert await conn.itself() is conn
+        born = await conn.opened()
+        assert born.connection is conn
+        await born.execute("SELECT 1")
+        assert await born.fetchone() == (1,)
+
+
+async def test_a_value_that_can_be_called_is_given_as_it_is(pool: ConnectionPool) -> None:
+    async with pool, pool.connection() as conn:
+        assert isinstance(conn.handler, types.BuiltinMethodType)
+
+
+async def test_names_of_pythons_own_are_not_looked_up_with_the_driver(
+    pool: ConnectionPool,
+) -> None:
+    async with pool, pool.connection() as conn:
+        for proxy, name in ((conn, "Connection"), (conn.cursor(), "Cursor")):
+            with pytest.raises(
+                AttributeError, match=f"'{name}' object has no attribute '__len__'"
+            ):
+                proxy.__len__()
+
+
+# ------------------------------------------------------------------------------------------------
+# What is passed on
+
+
+@virtual_time
+async def test_parameters_reach_the_driver_by_whatever_way_they_are_given() -> None:
+    def rows(sql: str, params: Any) -> list[tuple[Any, ...]]:
+        return [(params, "more"), ("another",)]
+
+    async with Fake(rows=rows).pool(max_size=1) as pool:
+        assert await pool.fetch_one("SELECT n", (1,)) == ((1,), "more")
+        assert await pool.fetch_val("SELECT n", (2,)) == (2,)
+        assert await pool.fetch_val("SELECT n", (2,), 1) == "more"
+        assert await pool.fetch_all("SELECT n", (3,)) == [((3,), "more"), ("another",)]
+        async with pool.connection() as conn:
+            assert await conn.fetch_one("SELECT n", (4,)) == ((4,), "more")
+            assert await conn.fetch_val("SELECT n", (5,), column=1) == "more"
+            cursor = await conn.execute("SELECT n", params=(6,))
+            assert await cursor.fetchone() == ((6,), "more")
+            cursor = await conn.executemany("INSERT", params=[(1,), (2,), (3,)])
+            assert cursor.rowcount == 3
+            cursor = conn.cursor()
+            assert (await cursor.execute("SELECT n", params=(7,))).rowcount == 2
+            assert (await cursor.executemany("INSERT", params=[(1,)])).rowcount == 1
+
+
+def test_a_statement_about_to_run_is_a_coroutine_in_every_respect() -> None:
+    @types.coroutine
+    def echo() -> Generator[Any, Any, Any]:
+        first = yield "begun"
+        try:
+            yield first
+        except LookupError as error:
+            yield error
+        return "over"
+
+    execution: Execution = Execution(echo())
+    assert execution.send(None) == "begun"
+    assert execution.send("first") == "first"
+    error = LookupError()
+    assert execution.throw(error) is error
+    with pytest.raises(StopIteration, match="over"):
+        execution.send(None)
+    execution.close()
+
+
+@virtual_time
+async def test_a_discarded_connection_says_so() -> None:
+    async with Fake().pool(name="orders") as pool:
+        conn: Connection = await pool.get()
+        await conn.discard()
+        with pytest.raises(
+            ConnectionReturned,
+            match="pool 'orders': this connection is gone: the borrower discarded it;",
+        ):
+            conn.cursor()
+
+
+# ------------------------------------------------------------------------------------------------
+# Transactions
+
+
+@virtual_time
+async def test_a_rollback_that_waits_for_its_turn_runs_even_if_its_caller_goes() -> None:
+    fake = Fake()
+    async with fake.pool(max_size=1) as pool, pool.connection() as conn:
+        block = await conn.transaction().start()
+        await conn.execute("INSERT")
+        fake.execute.once(NEVER)
+        running = asyncio.create_task(conn.fetch_all("SELECT n"))
+        await settle()
+        undoing = asyncio.create_task(block.rollback())
+        await settle()
+        undoing.cancel()
+        await asyncio.wait([undoing])
+        fake.execute.release()
+        await running
+        await settle()
+        assert fake.rollback.calls == 1
+        assert pool.stats().cancelled == 0, "a rollback is never cancelled in the database"
+
+
+@virtual_time
+async def test_a_commit_that_waits_for_its_turn_does_not_run_once_its_caller_has_gone() -> None:
+    fake = Fake()
+    async with fake.pool(max_size=1) as pool, pool.connection() as conn:
+        block = await conn.transaction().start()
+        await conn.execute("INSERT")
+        fake.execute.once(NEVER)
+        running = asyncio.create_task(conn.fetch_all("SELECT n"))
+        await settle()
+        committing = asyncio.create_task(block.commit())
+        await settle()
+        committing.cancel()
+        await asyncio.wait([committing])
+        fake.execute.release()
+        await running
+        await settle()
+        assert (fake.commit.calls, fake.rollback.calls) == (0, 1)
+        assert pool.stats().cancelled == 1
+
+
+@virtual_time
+async def test_a_transactions_repr_tells_which_it_is() -> None:
+    async with Fake().pool(max_size=1) as pool, pool.connection() as conn:
+        outer, inner = conn.transaction(), conn.transaction()
+        await outer.start()
+        await inner.start()
+        assert repr(outer) == f"<Transaction (transaction) of {conn!r}>"
+        assert repr(inner) == f"<Transaction (savepoint) of {conn!r}>"
+        await inner.rollback()
+        await outer.rollback()
