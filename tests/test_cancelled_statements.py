@@ -329,3 +329,22 @@ async def test_what_gets_stuck_again_is_reported_again(caplog: pytest.LogCapture
         assert caplog.text.count("is stuck in a call of its driver") == 2
         fake.close.release()
         await putting
+
+
+@pytest.mark.parametrize("block", ["connection", "transaction"])
+@virtual_time
+async def test_who_is_cancelled_in_a_block_does_not_wait_for_its_clean_up(block: str) -> None:
+    fake = Fake()
+    async with fake.pool(max_size=1) as pool:
+
+        async def work() -> None:
+            async with getattr(pool, block)() as conn:
+                await conn.execute("INSERT")
+                await asyncio.sleep(3600)
+
+        fake.rollback.once(NEVER)
+        began = now()
+        await cancelled_after(work(), 1)
+        assert now() - began == pytest.approx(1, abs=0.01)
+        await settle()
+        assert fake.rollback.held == 1

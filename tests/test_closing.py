@@ -1,6 +1,7 @@
 """Opening and closing: what is left, whoever waits, whatever hangs, whichever loop runs."""
 
 import asyncio
+import gc
 import logging
 from typing import Any
 
@@ -394,3 +395,45 @@ async def test_an_open_that_fails_lets_those_finish_who_were_served_meanwhile() 
             await opening
         assert await statement == 1
         assert (pool.closed, pool.size) == (False, 0)
+
+
+@virtual_time
+async def test_an_open_whose_second_connect_fails_takes_the_first_away_at_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fake = Fake()
+
+    def refuse() -> None:
+        sleep(2.0)
+        raise fake.Error("no")
+
+    fake.connect.once(None, refuse)
+    async with fake.pool(min_size=2) as pool:
+        opening = asyncio.create_task(pool.open())
+        await settle()
+        conn = await pool.get()
+        began = now()
+        with pytest.raises(fake.Error, match="no"):
+            await opening
+        assert now() - began == pytest.approx(2, abs=0.01)
+        assert not conn
+    assert "connect failed" not in caplog.text, "it has been raised"
+
+
+@virtual_time
+async def test_an_open_that_fails_for_nobody_is_not_reported_as_forgotten() -> None:
+    fake = Fake()
+
+    def refuse() -> None:
+        sleep(2.0)
+        raise fake.Error("no")
+
+    fake.connect.once(refuse)
+    async with fake.pool(min_size=1) as pool:
+        opening = asyncio.create_task(pool.open())
+        await settle()
+        opening.cancel()
+        await asyncio.sleep(3)
+        gc.collect()  # a task whose error nobody has seen says so when it goes
+        await settle()
+        assert pool.size == 0

@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from asyncdbpool import ConnectionPool, ConnectionReturned, PoolError, WrongEventLoop
+from asyncdbpool import (
+    ConnectionPool,
+    ConnectionReturned,
+    PoolDeadlock,
+    PoolError,
+    WrongEventLoop,
+)
+from asyncdbpool.testing import Fake, now, virtual_time
 from support.mistakes import gauges
 
 # ------------------------------------------------------------------------------------------------
@@ -196,3 +203,13 @@ async def test_a_borrowed_connection_is_refused_on_another_event_loop() -> None:
             assert gauges(pool) == before
         assert await conn.fetch_val("SELECT 1") == 1
         await pool.put(conn)
+
+
+@pytest.mark.parametrize("way", ["connection", "transaction"])
+@virtual_time
+async def test_a_block_inside_of_a_block_is_a_deadlock_at_once(way: str) -> None:
+    async with Fake().pool(max_size=1) as pool, getattr(pool, way)():
+        began = now()
+        with pytest.raises(PoolDeadlock):
+            await pool.get()
+        assert now() == began

@@ -336,3 +336,39 @@ async def test_who_makes_room_says_so(caplog: pytest.LogCaptureFixture) -> None:
         await first.put(await first.get())
         await second.put(await second.get())
     assert "closing an idle connection: another pool needs the room" in caplog.text
+
+
+def test_who_joins_stands_in_no_line() -> None:
+    cap = Cap("max_total", 1)
+    quota, other = Quota([cap]), Quota([cap])
+    members = Stranded(), Stranded()
+    try:
+        quota.join(members[0])
+        other.join(members[1])
+        assert not quota.in_line
+        assert quota.take(for_waiter=True)
+        assert not other.take(for_waiter=True)
+        assert other.in_line
+        other.join(members[1])
+        assert not other.in_line
+    finally:
+        for member in members:
+            member.loop.close()
+
+
+def test_a_pool_in_line_on_a_loop_that_is_closed_is_not_asked_again() -> None:
+    cap = Cap("max_total", 1)
+    holder, lost, other = (Quota([cap]) for _ in range(3))
+    members = Stranded(), Stranded(), Stranded()
+    try:
+        for quota, member in zip((holder, lost, other), members, strict=True):
+            quota.join(member)
+        assert holder.take(for_waiter=True)
+        assert not lost.take(for_waiter=True)
+        members[1].loop.close()
+        assert not other.take(for_waiter=False)
+        holder.give()
+        assert cap.taken == 0
+    finally:
+        for member in members:
+            member.loop.close()

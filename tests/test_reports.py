@@ -296,3 +296,15 @@ async def test_tasks_bear_the_name_of_their_pool() -> None:
         assert "orders: close" in names()
         await pool.put(conn)
         await closing
+
+
+@virtual_time
+async def test_a_one_shot_that_runs_is_told_by_its_statement() -> None:
+    fake = Fake()
+    async with fake.pool(max_size=1) as pool:
+        fake.execute.once(NEVER)
+        running = asyncio.create_task(pool.fetch_all("SELECT n", (1,)))
+        await settle()
+        assert [lease.statement for lease in pool.dump()] == ["SELECT n"]
+        fake.execute.release()
+        await running

@@ -372,3 +372,58 @@ async def test_discarding_while_a_cancelled_statement_hangs_frees_the_place_at_o
         await conn.discard()
         await pool.put(await pool.get())
         assert now() - began < 0.1
+
+
+def fail(raw: Any) -> None:
+    raise raw.fake.Error("no")
+
+
+def leave_something_open(raw: Any) -> None:
+    raw.cursor().execute("INSERT")
+
+
+@pytest.mark.parametrize(
+    ("cleanup", "reason"),
+    [(fail, "raised Error"), (leave_something_open, "could not make it clean")],
+)
+@virtual_time
+async def test_a_cleanup_that_fails_costs_one_connection_and_says_why(
+    cleanup: Callable[[Any], None], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "asyncdbpool")
+    fake = Fake()
+    async with fake.pool() as pool:
+        conn, other = await pool.get(), await pool.get()
+        await pool.put(other)
+        await pool.put(conn, cleanup=cleanup)
+        await settle()
+        assert (pool.size, pool.idle) == (1, 1)
+    assert f"discarding a connection: its cleanup {reason}" in caplog.text
+
+
+@virtual_time
+async def test_a_cursor_that_cannot_be_closed_costs_one_connection_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("DEBUG", "asyncdbpool")
+    fake = Fake()
+    async with fake.pool() as pool:
+        conn, other = await pool.get(), await pool.get()
+        await pool.put(other)
+        cursor = await conn.execute("SELECT n")
+        await conn.commit()
+        fake.cursor_close.once(KeyError("no"))
+        await pool.put(conn)
+        await settle()
+        assert (pool.size, pool.idle) == (1, 1)
+        del cursor
+    assert "discarding a connection: a cursor could not be closed" in caplog.text
+    assert "closing an idle connection: a cursor could not be closed" in caplog.text
+
+
+@virtual_time
+async def test_a_one_shot_gives_its_connection_back_with_the_pools_own_cleanup() -> None:
+    fake = Fake()
+    async with fake.pool(max_size=1, cleanup="reset") as pool:
+        assert await pool.fetch_val("SELECT n") == 1
+        assert fake.reset.calls == 1

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import threading
+import traceback
 import weakref
 from functools import partial
 from typing import Any
@@ -272,3 +273,63 @@ def test_only_the_moves_in_the_table_are_legal() -> None:
                 with pytest.raises(RuntimeError, match="cannot go from"):
                     record.move(end)
     assert "closed" in repr(record)
+
+
+def fail() -> None:
+    kept = Kept()  # noqa: F841 - the local that must go
+    try:
+        fail_deeper()
+    except LookupError as error:
+        raise OSError("the outer") from error
+
+
+def fail_deeper() -> None:
+    kept = Kept()  # noqa: F841 - another one
+    try:
+        raise ArithmeticError("the innermost")
+    except ArithmeticError:
+        fail_deepest()
+
+
+def fail_deepest() -> None:
+    kept = Kept()  # noqa: F841 - the last one
+    raise LookupError("the inner")
+
+
+class Kept:
+    """What a frame of the driver's holds, a cursor say."""
+
+    alive = 0
+
+    def __init__(self) -> None:
+        Kept.alive += 1
+
+    def __del__(self) -> None:
+        Kept.alive -= 1
+
+
+@virtual_time
+async def test_an_error_tells_where_it_came_from_and_keeps_nothing_alive() -> None:
+    threads = executor()
+    answer: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+    worker = hire(threads)
+    worker.submit(fail, lambda value, error: answer.set_result(error))
+    error = await answer
+    assert isinstance(error, OSError)
+    assert isinstance(error.__cause__, LookupError)
+    assert isinstance(error.__cause__.__context__, ArithmeticError)
+    assert Kept.alive == 0
+    names = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+    assert names == ["fail"], "the driver's part, and nothing of the pool's"
+    worker.dismiss()
+    await threads.wind_up()
+
+
+@virtual_time
+async def test_the_side_thread_bears_the_name_of_its_pool() -> None:
+    threads = executor()
+    names: list[str] = []
+    threads.aside(lambda: names.append(threading.current_thread().name), nothing)
+    await settle()
+    assert names == ["test-aside"]
+    await threads.wind_up()
