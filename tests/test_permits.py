@@ -26,8 +26,8 @@ async def test_it_is_a_semaphore_that_counts() -> None:
     permits = Permits(2)
     assert isinstance(permits, asyncio.Semaphore)
     assert (permits.free, permits.taken, permits.waiting) == (2, 0, 0)
-    await permits.acquire()
-    await permits.acquire()
+    assert await permits.acquire() is True
+    assert await permits.acquire() is True
     tasks = await waiters(permits, 2)
     assert (permits.free, permits.taken, permits.waiting) == (0, 2, 2)
     for _ in range(4):
