@@ -38,6 +38,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # otherwise DuckDB takes what is frozen for leaks
+
+
 def pytest_report_header() -> list[str]:
     loop = LOOP
     if LOOP == "uvloop":
