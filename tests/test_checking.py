@@ -312,3 +312,14 @@ async def test_a_check_that_fails_says_so(caplog: pytest.LogCaptureFixture) -> N
         fake.ping.once(fake.Error("no"))
         await pool.put(await pool.get())
     assert "discarding a connection: it failed its check" in caplog.text
+
+
+@virtual_time
+async def test_a_connection_that_was_lost_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "asyncdbpool")
+    fake = Fake()
+    async with fake.pool() as pool, pool.connection() as conn:
+        fake.execute.once(fake.Lost("gone"))
+        with pytest.raises(fake.Lost):
+            await conn.execute("SELECT n")
+    assert "discarding a connection: it was lost\n" in caplog.text

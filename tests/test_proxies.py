@@ -1,6 +1,7 @@
 """What proxies do without much of a database: passing on, refusing, telling what they are."""
 
 import asyncio
+import gc
 import sqlite3
 import types
 from collections.abc import Callable, Generator
@@ -110,7 +111,8 @@ async def test_optional_methods_pass_on_what_they_are_given(pool: ConnectionPool
         assert pool.dump()[0].statement == "tidy"
         assert await cursor.nextset() is True
         await cursor.scroll(1, "absolute")
-        assert cursor.given == [(("tidy", 1), {"two": 2}), (1, "absolute")]
+        await cursor.scroll(2)
+        assert cursor.given == [(("tidy", 1), {"two": 2}), (1, "absolute"), (2, "relative")]
 
 
 async def test_proxies_come_in_place_of_the_drivers_own_objects(pool: ConnectionPool) -> None:
@@ -177,7 +179,8 @@ def test_a_statement_about_to_run_is_a_coroutine_in_every_respect() -> None:
             yield error
         return "over"
 
-    execution: Execution = Execution(echo())
+    coroutine: Any = echo()
+    execution = Execution(coroutine)
     assert execution.send(None) == "begun"
     assert execution.send("first") == "first"
     error = LookupError()
@@ -253,3 +256,13 @@ async def test_a_transactions_repr_tells_which_it_is() -> None:
         assert repr(inner) == f"<Transaction (savepoint) of {conn!r}>"
         await inner.rollback()
         await outer.rollback()
+
+
+@virtual_time
+async def test_a_cursor_that_nobody_holds_is_closed_ahead_of_the_next_statement() -> None:
+    fake = Fake()
+    async with fake.pool(max_size=1) as pool, pool.connection() as conn:
+        for _ in range(3):
+            await conn.execute("SELECT n")
+            gc.collect()
+        assert fake.connections[0].cursors == 1, "the last one"

@@ -269,3 +269,18 @@ async def test_a_keepalive_without_a_max_idle() -> None:
         await pool.open()
         await asyncio.sleep(100)
         assert (pool.idle, fake.ping.calls, fake.connect.calls) == (1, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"), [({"max_age": 10.0}, "max_age"), ({"max_idle": 10.0}, "max_idle")]
+)
+@virtual_time
+async def test_an_idle_connection_that_goes_says_why(
+    options: dict[str, float], why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "asyncdbpool")
+    async with Fake().pool(**options) as pool:
+        await pool.put(await pool.get())
+        await asyncio.sleep(30)
+        assert pool.size == 0
+    assert f"closing an idle connection: {why}\n" in caplog.text

@@ -333,3 +333,10 @@ async def test_the_side_thread_bears_the_name_of_its_pool() -> None:
     await settle()
     assert names == ["test-aside"]
     await threads.wind_up()
+
+
+@virtual_time
+async def test_threads_are_daemons_so_that_no_hung_call_keeps_the_process() -> None:
+    async with Fake().pool() as pool:
+        await pool.put(await pool.get())
+        assert [thread.daemon for thread in threads_of(pool)] == [True]

@@ -71,13 +71,13 @@ def variants_in(path: Path) -> dict[str, list[str]]:
     """Find the original and every mutant of the functions in a mutated file."""
     text = path.read_text(encoding="utf-8")
     lines = text.splitlines()
-    return {
-        node.name: [
-            line.replace(node.name, "") for line in lines[node.lineno - 1 : node.end_lineno]
-        ]
-        for node in ast.walk(ast.parse(text))
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and "__mutmut_" in node.name
-    }
+    variants = {}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and "__mutmut_" in node.name:
+            plain = node.name.rpartition("__mutmut_")[0].rpartition("ǁ")[2].removeprefix("x_")
+            body = lines[node.lineno - 1 : node.end_lineno]
+            variants[node.name] = [line.replace(node.name, plain) for line in body]
+    return variants
 
 
 def verdicts() -> Iterator[Path]:
@@ -135,11 +135,11 @@ def report() -> str | None:
         if not reasons:
             unexplained += 1
             print(f"\n{mutant.where}, {ALIVE[mutant.verdict or 0]}\n- {was}\n+ {becomes}")
-    for number, entry in enumerate(explained):
-        if number not in used:
-            print(f"\nexplained, and not to be found: {entry['where']}: {entry['was']}")
     total = score(everyone)
     left = sum(mutant.verdict in UNJUDGED for mutant in everyone)
+    for number, entry in enumerate(explained):
+        if number not in used and not left:
+            print(f"\nexplained, and not to be found: {entry['where']}: {entry['was']}")
     print(f"\n{total:.1f} % of {len(everyone)} mutants were noticed; {left} are not judged yet")
     print(f"{unexplained} survived without an explanation")
     return f"at least {ASKED_FOR:g} % are asked for" if total < ASKED_FOR else None
