@@ -5,7 +5,15 @@ in virtual time (`@virtual_time`) nothing ever sleeps; and `check_invariants()` 
 over any driver, what the library promises.
 """
 
-from asyncdbpool.testing.clock import Clock, now, run_virtually, settle, sleep, virtual_time
+from asyncdbpool.testing.clock import (
+    Clock,
+    now,
+    run_virtually,
+    settle,
+    sleep,
+    virtual_runner,
+    virtual_time,
+)
 from asyncdbpool.testing.fake import Fake, FakeConnection, FakeCursor, FakeDriver
 from asyncdbpool.testing.gates import NEVER, Act, Gate
 from asyncdbpool.testing.invariants import check_invariants
@@ -28,5 +36,6 @@ __all__ = [
     "run_virtually",
     "settle",
     "sleep",
+    "virtual_runner",
     "virtual_time",
 ]

@@ -26,7 +26,16 @@ from unittest import mock
 
 from asyncdbpool import _gate, _workers
 
-__all__ = ["Clock", "now", "rest", "run_virtually", "settle", "sleep", "virtual_time"]
+__all__ = [
+    "Clock",
+    "now",
+    "rest",
+    "run_virtually",
+    "settle",
+    "sleep",
+    "virtual_runner",
+    "virtual_time",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -278,6 +287,44 @@ def _virtual_clock(seed: int | None) -> Iterator[Clock]:
         clock.stop()
 
 
+@contextmanager
+def virtual_runner(seed: int | None = None) -> Iterator[asyncio.Runner]:
+    """Give a runner in virtual time, for a test of many steps, each of which is a `run()`.
+
+    Args:
+        seed: As for `run_virtually()`.
+
+    Yields:
+        The runner, which lasts as long as the block.
+
+    Raises:
+        AssertionError: When the block ends, a task, a worker thread or an unhandled error is left.
+    """
+    errors: list[str] = []
+    with (
+        _virtual_clock(seed) as clock,
+        asyncio.Runner(loop_factory=lambda: VirtualLoop(clock)) as runner,
+    ):
+        runner.get_loop().set_exception_handler(
+            lambda _, context: errors.append(f"{context['message']}: {context!r}")
+        )
+        yield runner
+        runner.run(_leave_no_task())
+    for thread in clock.threads:
+        thread.join(_PATIENCE)
+        if thread.is_alive():
+            raise AssertionError(f"a thread is left: {thread.name}")
+    if errors:
+        raise AssertionError(f"errors that nobody has handled: {errors}")
+
+
+async def _leave_no_task() -> None:
+    await settle()
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    if left:
+        raise AssertionError(f"tasks are left: {left}")
+
+
 def run_virtually(main: Callable[[], Coroutine[Any, Any, T]], *, seed: int | None = None) -> T:
     """Run a coroutine function in virtual time; whatever it leaves behind is an error.
 
@@ -294,31 +341,8 @@ def run_virtually(main: Callable[[], Coroutine[Any, Any, T]], *, seed: int | Non
         AssertionError: A task, a worker thread or an unhandled error is left.
         RuntimeError: It waits for something that can never happen.
     """
-    errors: list[str] = []
-
-    async def whole() -> T:
-        asyncio.get_running_loop().set_exception_handler(
-            lambda _, context: errors.append(f"{context['message']}: {context!r}")
-        )
-        result = await main()
-        await settle()
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        if left:
-            raise AssertionError(f"tasks are left: {left}")
-        return result
-
-    with (
-        _virtual_clock(seed) as clock,
-        asyncio.Runner(loop_factory=lambda: VirtualLoop(clock)) as runner,
-    ):
-        result = runner.run(whole())
-    for thread in clock.threads:
-        thread.join(_PATIENCE)
-        if thread.is_alive():
-            raise AssertionError(f"a thread is left: {thread.name}")
-    if errors:
-        raise AssertionError(f"errors that nobody has handled: {errors}")
-    return result
+    with virtual_runner(seed) as runner:
+        return runner.run(main())
 
 
 def virtual_time(test: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
