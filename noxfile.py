@@ -81,6 +81,11 @@ import nox
 
 PYTHONS = ["3.11", "3.12", "3.13"]
 LOOPS = ["asyncio", "uvloop"]
+FULL_LENGTH = {
+    "ASYNCDBPOOL_SEEDS": "0-9999",
+    "ASYNCDBPOOL_MATRIX": "whole",
+    "ASYNCDBPOOL_STORM": "5",
+}
 PROCESSES = "3"  # for the test suite, which waits more than it computes; each has its own servers
 MUTANTS = "2"  # judged at once; each is a process
 IN_CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}
@@ -148,7 +153,8 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The test suite, on each event loop in turn; arguments go to pytest.
 
-    uvloop has its turn on the oldest and the newest Python, which keeps CI under twenty minutes.
+    uvloop and the long proofs have their turn on the oldest and the newest Python, which keeps CI
+    under twenty minutes.
     """
     install_servers(session)
     install(session, "tests")
@@ -159,8 +165,10 @@ def tests(session: nox.Session) -> None:
     runner = ["coverage", "run", "-m", "pytest"] if measured else ["python", "-m", "pytest"]
     # The rooms with their own sessions are left out.
     whole = ["--numprocesses", PROCESSES, "--ignore=tests/examples", "--ignore=tests/docs"]
-    chosen = session.posargs or whole
     at_the_ends = session.python in {PYTHONS[0], PYTHONS[-1]}
+    if not at_the_ends:
+        whole += ["-m", "not proof"]
+    chosen = session.posargs or whole
     for loop in LOOPS if at_the_ends else LOOPS[:1]:
         session.run(*runner, *chosen, env={"ASYNCDBPOOL_LOOP": loop})
 
@@ -195,6 +203,22 @@ def demo(session: nox.Session) -> None:
     """A pool at work, to look at; arguments go to examples/demo.py."""
     install(session, "demo")
     session.run("python", "examples/demo.py", *session.posargs)
+
+
+@nox.session
+def nightly(session: nox.Session) -> None:
+    """The proofs at full length: ten thousand simulations, the whole gate matrix, longer storms."""
+    install_servers(session)
+    install(session, "tests")
+    proofs = ["--numprocesses", PROCESSES, "-m", "proof", *session.posargs]
+    session.run("python", "-m", "pytest", *proofs, env=FULL_LENGTH)
+
+
+@nox.session
+def simulation(session: nox.Session) -> None:
+    """The seeds that `ASYNCDBPOOL_SEEDS` names, 500 unless told otherwise."""
+    install(session, "tests")
+    session.run("python", "-m", "pytest", "tests/test_simulation.py", *session.posargs)
 
 
 # mutmut's notes of which test reaches what set a context variable in every call, which the garbage

@@ -115,12 +115,26 @@ def running(kind: type[AnyServer]) -> Iterator[AnyServer]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the users of a server, so that `-m "not mariadb"` needs nobody's care."""
+    """Mark the users of a server, so that `-m "not mariadb"` needs nobody's care.
+
+    Virtual time has an event loop of its own, so it is left out where another one is asked for.
+    """
+    if LOOP != "asyncio":
+        items[:] = [item for item in items if not is_virtual(item)]
     for item in items:
         for name in {"postgres", "mariadb"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(name)
     if "MUTANT_UNDER_TEST" in os.environ:  # set by mutmut: what never waits is to be tried first
         items.sort(key=lambda item: inspect.iscoroutinefunction(getattr(item, "function", None)))
+
+
+def is_virtual(item: pytest.Item) -> bool:
+    """Tell what `virtual_time` has made a plain function of, or what says so itself."""
+    function = getattr(item, "function", None)
+    wrapped = inspect.iscoroutinefunction(inspect.unwrap(function)) if function else False
+    return item.get_closest_marker("virtual") is not None or (
+        wrapped and not inspect.iscoroutinefunction(function)
+    )
 
 
 # ------------------------------------------------------------------------------------------------

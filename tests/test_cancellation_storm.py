@@ -21,7 +21,7 @@ from support.figures import Note, quantile
 from support.fixtures import with_every_driver
 from support.ways import in_a_function, on_a_cursor
 
-pytestmark = [pytest.mark.realtime, with_every_driver]
+pytestmark = [pytest.mark.realtime, pytest.mark.proof, with_every_driver]
 
 CANCELS = int(2_000 * float(os.environ.get("ASYNCDBPOOL_STORM", "1")))
 VISITORS = 20

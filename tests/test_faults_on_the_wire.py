@@ -23,7 +23,7 @@ from support.proxy import Proxy, Trap, Way
 from support.servers import Server
 from support.ways import iterated
 
-pytestmark = pytest.mark.realtime
+pytestmark = [pytest.mark.realtime, pytest.mark.proof]
 
 GRACE = 0.2
 SOON = 5.0  # seconds; what would not end by itself takes a minute at least
@@ -250,22 +250,6 @@ async def test_a_setup_that_hears_nothing_costs_connect_timeout_and_no_more(
     setup = saying.get(activity.database.name, on_a_thread)("SELECT 'last words'")
     async with opened(proxy, activity, max_size=1, setup=setup, connect_timeout=0.5) as pool:
         proxy.silence_at(at(b"last words"))
-        with pytest.raises(ConnectTimeout):
-            await pool.get()
-        proxy.heal()
-        await answered(pool)
-
-
-@pytest.mark.parametrize(
-    "database", [pytest.param("MySQLdb", marks=pytest.mark.mariadb)], indirect=True
-)
-@pytest.mark.parametrize("word", [b"SET NAMES", b"SET autocommit"])
-async def test_a_connect_that_hears_nothing_after_the_handshake_costs_connect_timeout_and_no_more(
-    proxy: Proxy, activity: Activity, word: bytes
-) -> None:
-    """Behind the C library's own connect the module has two statements of its own."""
-    async with opened(proxy, activity, max_size=1, connect_timeout=0.5) as pool:
-        proxy.silence_at(at(word))
         with pytest.raises(ConnectTimeout):
             await pool.get()
         proxy.heal()

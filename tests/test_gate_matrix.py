@@ -17,6 +17,8 @@ from asyncdbpool import _lanes
 from asyncdbpool.testing import run_virtually
 from support.matrix import ACTS, GATES, USAGES, Scene, play, scenes, strikes, ways
 
+pytestmark = [pytest.mark.proof, pytest.mark.virtual]
+
 WHOLE = os.environ.get("ASYNCDBPOOL_MATRIX") == "whole"
 SEEDS = (None, 1, 2) if WHOLE else (None,)
 

@@ -15,7 +15,7 @@ from support.fixtures import SERVED, described
 from support.load import Load
 from support.servers import PostgresServer, Server
 
-pytestmark = pytest.mark.realtime
+pytestmark = [pytest.mark.realtime, pytest.mark.proof]
 
 TASKS = 50
 SIZE = 8

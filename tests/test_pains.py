@@ -61,6 +61,8 @@ from support.points import MOMENTS, Moment, cancelled_at
 from support.proxy import Proxy
 from support.servers import PostgresServer, Server, free_port
 
+pytestmark = pytest.mark.proof
+
 with_served_drivers = pytest.mark.parametrize("database", SERVED, indirect=True)
 every_moment = pytest.mark.parametrize("moment", MOMENTS)
 

@@ -9,6 +9,8 @@ import pytest
 
 from support.simulation import simulate
 
+pytestmark = [pytest.mark.proof, pytest.mark.virtual]
+
 CHUNK = 25
 FIRST, _, LAST = os.environ.get("ASYNCDBPOOL_SEEDS", "0-499").partition("-")
 SEEDS = range(int(FIRST), int(LAST or FIRST) + 1)

@@ -14,7 +14,7 @@ from support.figures import Note, ticking
 from support.fixtures import SERVED, described
 from support.servers import Server
 
-pytestmark = pytest.mark.realtime
+pytestmark = [pytest.mark.realtime, pytest.mark.proof]
 
 SIZE = 5
 CALLERS = 50
