@@ -207,7 +207,7 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def nightly(session: nox.Session) -> None:
-    """The proofs at full length: ten thousand simulations, the whole gate matrix, longer storms."""
+    """The proofs at full length: ten thousand simulations, the whole matrix, longer storms."""
     install_servers(session)
     install(session, "tests")
     proofs = ["--numprocesses", PROCESSES, "-m", "proof", *session.posargs]
