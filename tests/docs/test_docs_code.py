@@ -1,5 +1,6 @@
 """The code in the README and in docs/ compiles, and what is marked to run does what it says."""
 
+import asyncio
 import sqlite3
 import sys
 from collections.abc import AsyncIterator
@@ -16,10 +17,11 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from asyncdbpool import ConnectionPool, DatabaseConnector
 from support.access import login
-from support.documents import PAGES, README, Block, blocks
+from support.documents import PAGES, README, ROOT, Block, blocks
 from support.servers import MariaDBServer, PostgresServer
 
 pymysql: Any = import_module("pymysql")  # comes with aiomysql; has no types
+RELIABILITY = ROOT / "docs" / "reliability.md"
 PYTHON = [block for page in PAGES for block in blocks(page)]
 MARKS = {"", "runs", "runs on mariadb", "runs on postgres"}
 
@@ -56,6 +58,13 @@ async def test_the_blocks_of_a_page_run_one_after_the_other(
 ) -> None:
     for block in blocks(page, mark="runs"):
         await block.run(namespace)
+
+
+async def test_the_test_that_reliability_shows_passes(namespace: dict[str, Any]) -> None:
+    (block,) = blocks(RELIABILITY, mark="runs")
+    await block.run(namespace)
+    (test,) = (value for name, value in namespace.items() if name.startswith("test_"))
+    await asyncio.to_thread(test)
 
 
 async def test_the_web_applications_of_the_readme_answer(namespace: dict[str, Any]) -> None:
