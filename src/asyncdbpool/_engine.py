@@ -205,7 +205,7 @@ class Engine:
             self.closing
             or record.discard is not None
             or record.generation != self.stock.generation
-            or len(self.stock.records) > self.options.max_size
+            or self.stock.surplus() > 0
             or self._quota.claims_room()
         )
 
@@ -339,8 +339,7 @@ class Engine:
         self.options = stock.options = options
         await self.permits.resize(options.max_size)
         stock.executor.limit = max(options.max_size, len(stock.records))
-        surplus = max(0, len(stock.records) - options.max_size)
-        stock.expire(stock.idle[:surplus], "resized")
+        stock.expire(stock.idle[: max(0, stock.surplus())], "resized")
         self.dispatch()
         self.upkeep.arm()
 

@@ -112,6 +112,11 @@ class Stock:
         """Tell how many connections there are above `min_size`, those about to go left out."""
         return len(self.records) - self.count(State.CLOSING) - self.options.min_size
 
+    def surplus(self) -> int:
+        """Tell how many connections there are above `max_size`, those about to go left out."""
+        surplus = len(self.records) - self.options.max_size
+        return surplus - self.count(State.CLOSING) if surplus > 0 else surplus
+
     @property
     def checks_always(self) -> bool:
         """True where every lease is to be preceded by a check."""

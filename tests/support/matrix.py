@@ -242,14 +242,17 @@ async def in_a_function(who: Borrower) -> None:
 
 
 async def used_again(who: Borrower) -> None:
-    """Keep the connection where a statement is cancelled: the next one waits for it, and works."""
+    """Keep the connection where a transaction is cancelled; the next one waits, and works."""
     async with who.pool.connection() as lent:
         conn = who.keep(lent)
         try:
-            await who.select(conn)
+            async with conn.transaction():
+                await who.select(conn)
         except asyncio.CancelledError:
             with suppress(who.pool.module.Error, PoolError):  # it may have been cut off
-                await who.select(conn)
+                async with conn.transaction():
+                    await who.select(conn)
+            assert not any("SAVEPOINT" in sql for sql in who.pool.module.statements)
             raise
 
 
@@ -611,9 +614,9 @@ class _Play:
             assert borrower.result(), "a scope's cancellation was swallowed"
         if strike.means == "scope" or self.scene.usage not in _GO_ON:
             assert self.ended_at == self.struck_at, "it has to wait although it was cancelled"
-        if self.scene.usage != "used again":
-            begun = self._statements() - self.statements_before
-            assert begun <= self.running_before, "a statement began after the cancellation"
+        begun = self._statements() - self.statements_before
+        most = self.running_before + (self.scene.usage == "used again")
+        assert begun <= most, "a statement began after the cancellation"
 
     async def _close(self) -> None:
         """Close the pool, and see that nothing is left."""
