@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -99,4 +100,26 @@ async def test_a_cancel_that_may_come_later_costs_its_connection_and_hits_nothin
         await conn.close()
         await settle()
         assert pool.stats().discarded == 1
+        fake.cancel.open()
+
+
+@every_way
+@pytest.mark.parametrize("sockets", [True, False])
+@virtual_time
+async def test_a_cancel_by_hand_that_is_swallowed_keeps_its_statement_no_longer_than_the_grace(
+    kind: type[Fake], sockets: bool
+) -> None:
+    fake = kind(sockets=sockets, cancels=True)
+    fake.execute.once(1.0)
+    fake.cancel.once(NEVER)
+    async with fake.pool(max_size=1, cancel_grace=5) as pool:
+        async with pool.connection() as conn:
+            statement = asyncio.create_task(conn.fetch_all("SELECT n"))
+            await settle()
+            with pytest.raises(PoolError, match="had no answer within cancel_grace"):
+                await conn.cancel()
+            with suppress(PoolError, fake.Error):
+                await statement
+        await settle()
+        assert (pool.free, pool.stats().discarded) == (1, 1), "nobody knows what it would hit"
         fake.cancel.open()

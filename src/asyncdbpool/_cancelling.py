@@ -42,7 +42,7 @@ class Cancelling:
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
-        self._under_way: dict[object, tuple[Record, Done]] = {}
+        self._under_way: dict[object, tuple[Record, Done]] = {}  # the first may have begun
         self._progress_at = 0.0  # loop time at which the first of them had its turn
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
@@ -130,10 +130,14 @@ class Cancelling:
             self._leave_alone()
 
     def _leave_alone(self) -> None:
-        """Let what is stuck, and what waits behind it, be without effect."""
-        left, self._under_way = self._under_way, {}
+        """Cut off the connection whose cancel is stuck, and forget those that wait behind it."""
+        left, self._under_way = list(self._under_way.values()), {}
         self._owner.executor.leave_side()
-        for _, done in left.values():
+        session = left[0][0].session
+        assert session is not None  # noqa: S101 - it has run a statement
+        session.doubtful = True
+        session.hang_up()
+        for _, done in left:
             done(None, PoolError("a cancel had no answer within cancel_grace"))
 
     def _ask(self) -> Mapping[str, Any]:
