@@ -71,7 +71,8 @@ def _blockbuster() -> BlockBuster:
     """The watch on blocking calls, made once because making it takes longer than many a test."""
     guard = BlockBuster("asyncdbpool", excluded_modules=["asyncdbpool.testing"])
     # The drivers block in C, where blockbuster cannot look; these are their ways in.
-    for name in ("sqlite3.connect", "psycopg2.connect", "MySQLdb.connect"):
+    for module in ("sqlite3", "psycopg2", "psycopg", "MySQLdb", "pymysql", "duckdb", "pyodbc"):
+        name = f"{module}.connect"
         guard.functions[name] = BlockBusterFunction(None, name, scanned_modules="asyncdbpool")
     for function in guard.functions.values():
         # asyncpg looks for the user's keys and passwords in files, whenever it connects.
