@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from importlib import import_module
 from itertools import count
 from types import SimpleNamespace
 from typing import Any
@@ -582,7 +583,7 @@ def test_the_reason_why_libpq_cannot_cancel_is_told() -> None:
 
 @pytest.mark.realtime
 def test_libpq_s_cancel_ends_where_the_network_swallows_it(postgres: PostgresServer) -> None:
-    libpq = functions_of(psycopg2._psycopg)
+    libpq = functions_of(import_module("psycopg2._psycopg"))
     assert libpq is not None
     with Proxy(postgres) as network:
         raw = psycopg2.connect(**network.before(postgres_on(postgres)).arguments)
