@@ -19,7 +19,7 @@ from support.cancelling import cancelled_at_any_moment, cancelled_without_an_ans
 from support.databases import Database, expected
 from support.servers import MariaDBServer
 
-WARES = "CREATE OR REPLACE TABLE wares (id INTEGER PRIMARY KEY) ENGINE=InnoDB"
+WARES = "CREATE OR REPLACE TABLE goods (id INTEGER PRIMARY KEY) ENGINE=InnoDB"
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ async def test_a_select_may_have_begun_a_transaction_that_the_module_does_not_kn
 
     def look(raw: Any) -> list[bool | None]:
         cursor = raw.cursor()
-        cursor.execute("SELECT id FROM wares")
+        cursor.execute("SELECT id FROM goods")
         return [driver.in_transaction(raw), driver.learn(raw), driver.in_transaction(raw)]
 
     async with database.opened(max_size=1) as pool:
@@ -53,15 +53,15 @@ async def test_a_select_may_have_begun_a_transaction_that_the_module_does_not_kn
 async def test_the_server_is_asked_where_an_error_may_have_hidden_a_transaction(
     database: Database,
 ) -> None:
-    database.change(WARES, "INSERT INTO wares VALUES (1)")
+    database.change(WARES, "INSERT INTO goods VALUES (1)")
     async with database.opened(max_size=2, autocommit=True) as pool:
         async with pool.connection() as conn:
             await conn.execute("BEGIN")
             with pytest.raises(pymysql.IntegrityError):
-                await conn.execute("INSERT INTO wares VALUES (1)")
+                await conn.execute("INSERT INTO goods VALUES (1)")
             async with conn.transaction():
-                await conn.execute("INSERT INTO wares VALUES (2)")
-        assert await pool.fetch_all("SELECT id FROM wares") == [(1,), (2,)]
+                await conn.execute("INSERT INTO goods VALUES (2)")
+        assert await pool.fetch_all("SELECT id FROM goods") == [(1,), (2,)]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -262,13 +262,13 @@ async def test_what_a_procedure_has_begun_in_autocommit_never_reaches_the_next_b
     database.change(
         WARES,
         "CREATE OR REPLACE PROCEDURE half() BEGIN START TRANSACTION;"
-        " INSERT INTO wares VALUES (1); SELECT nothing FROM wares; END",
+        " INSERT INTO goods VALUES (1); SELECT nothing FROM goods; END",
     )
     async with database.opened(max_size=1, autocommit=True) as pool:
         async with pool.connection() as conn:
             with pytest.raises(pymysql.OperationalError, match="nothing"):
                 await conn.execute("CALL half()")
-        assert await pool.fetch_all("SELECT id FROM wares") == []
+        assert await pool.fetch_all("SELECT id FROM goods") == []
 
 
 def test_a_connection_that_is_closed_has_no_descriptor() -> None:

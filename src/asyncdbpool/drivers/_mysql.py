@@ -23,7 +23,6 @@ LOST = frozenset(
     {
         2006,  # server has gone away
         2013,  # lost connection during query
-        1226,  # an account has all the connections that it may have
         2055,  # lost connection, system error
         1053,  # server shutdown in progress
         1927,  # connection was killed (MariaDB)
@@ -39,6 +38,7 @@ SOON = frozenset(
         2003,  # cannot connect
         2006,
         2013,  # lost connection while connecting
+        1226,  # an account has all the connections that it may have
         2055,
         1040,  # too many connections
         1053,
