@@ -575,6 +575,9 @@ def test_the_reason_why_libpq_cannot_cancel_is_told() -> None:
         PQgetCancel=lambda connection: connection + 1, PQcancel=refuse, PQfreeCancel=freed.append
     )
     cancel = Cancel(libpq, 41, 5)
+    libpq.PQcancel = lambda handle, reason, size: 1
+    cancel(dict)
+    libpq.PQcancel = refuse
     with pytest.raises(OSError, match=r"^connection to server failed: Connection refused$"):
         cancel(dict)
     del cancel

@@ -1,16 +1,23 @@
 """Cancels that get no answer: the network has swallowed them, or they come when nobody knows."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
+import aiomysql
+import asyncpg
 import pytest
 
 from asyncdbpool import PoolError
 from asyncdbpool.drivers import Unanswered
+from asyncdbpool.drivers.aiomysql import AiomysqlDriver
+from asyncdbpool.drivers.asyncpg import AsyncpgDriver
+from asyncdbpool.drivers.mysqldb import MySQLdbDriver
 from asyncdbpool.testing import NEVER, Fake, NativeFake, settle, virtual_time
 from asyncdbpool.testing.invariants import threads_of
+from support.databases import Database
 
 
 async def given_up(work: Awaitable[Any]) -> None:
@@ -123,3 +130,65 @@ async def test_a_cancel_by_hand_that_is_swallowed_keeps_its_statement_no_longer_
         await settle()
         assert (pool.free, pool.stats().discarded) == (1, 1), "nobody knows what it would hit"
         fake.cancel.open()
+
+
+class Deaf:
+    """Stands for what a driver needs to send a cancel that meets an error."""
+
+    error: ClassVar[BaseException]
+
+    async def connect(self, args: object, kwargs: object) -> Any:
+        return SimpleNamespace(close=lambda: None)
+
+    async def command(self, raw: object, sql: str) -> None:
+        raise self.error
+
+
+class DeafAiomysql(Deaf, AiomysqlDriver):
+    """Its `KILL` meets an error."""
+
+
+async def nothing() -> Mapping[str, Any]:
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(2013, Unanswered), (1094, aiomysql.OperationalError)]
+)
+async def test_a_kill_whose_own_connection_is_lost_is_unanswered(
+    number: int, expected: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Deaf, "error", aiomysql.OperationalError(number, "so"), raising=False)
+    monkeypatch.setattr(DeafAiomysql, "is_closed", lambda *_: False)
+    raw = SimpleNamespace(thread_id=lambda: 7)
+    kill = DeafAiomysql(aiomysql).canceller(raw, (), {})
+    assert kill is not None
+    with pytest.raises(expected):
+        await kill(nothing)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(ConnectionResetError(), Unanswered), (ConnectionRefusedError(), ConnectionRefusedError)],
+)
+async def test_a_cancel_request_that_is_reset_is_unanswered(
+    error: Exception, expected: type[Exception]
+) -> None:
+    async def request(sent: asyncio.Future[None]) -> None:
+        sent.set_exception(error)
+
+    cancel = AsyncpgDriver(asyncpg).canceller(SimpleNamespace(_cancel=request), (), {})
+    assert cancel is not None
+    with pytest.raises(expected):
+        await cancel(nothing)
+
+
+def test_a_kill_that_the_server_refuses_is_told_as_it_is(mysql: Database) -> None:
+    driver = MySQLdbDriver(mysql.module)
+    raw = mysql.connect()
+    kill = driver.canceller(raw, (), mysql.arguments)
+    assert kill is not None
+    raw.close()
+    with pytest.raises(mysql.module.OperationalError, match="Unknown thread id"):
+        for _ in range(200):  # until the server has noticed
+            kill(dict)

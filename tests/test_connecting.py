@@ -479,3 +479,24 @@ async def test_a_connect_that_is_late_stands_in_nobodys_way() -> None:
         began = now()
         async with pool.connection():
             assert now() == began
+
+
+@virtual_time
+async def test_a_timeout_of_the_credentials_own_comes_out_as_it_is() -> None:
+    async def credentials() -> Mapping[str, Any]:
+        raise TimeoutError("the vault does not answer")
+
+    async with Fake().pool(credentials=credentials) as pool:
+        with pytest.raises(TimeoutError, match="the vault does not answer"):
+            await pool.get()
+
+
+@virtual_time
+async def test_credentials_that_take_too_long_are_called_by_their_name() -> None:
+    async def credentials() -> Mapping[str, Any]:
+        await asyncio.sleep(60)
+        return {}
+
+    async with Fake().pool(credentials=credentials, connect_timeout=2) as pool:
+        with pytest.raises(ConnectTimeout, match=r"(credentials|connecting) took longer than"):
+            await pool.get()

@@ -1,11 +1,16 @@
 """os.fork() with an open pool: the child leaves the parent's connections alone and has its own."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 import textwrap
 from collections.abc import Mapping
 
+from asyncdbpool import ConnectionPool
+from asyncdbpool._wire import Wire
+from asyncdbpool.testing import Fake
 from support.activity import Activity
 from support.fixtures import with_every_driver
 
@@ -116,3 +121,21 @@ def test_parent_and_children_go_on_with_connections_of_their_own(activity: Activ
     assert (answer.returncode, answer.stdout) == (0, "whole\n"), answer.stderr
     assert "Error" not in answer.stderr, answer.stderr
     assert "never closed" not in answer.stderr, answer.stderr
+
+
+def test_a_pool_that_is_closed_has_nothing_to_disown() -> None:
+    pool = ConnectionPool(Fake())
+    pool._disown()
+    assert (pool.size, pool.free) == (0, pool.max_size)
+
+
+def test_a_socket_is_severed_in_its_own_place_only() -> None:
+    near, far = socket.socketpair()
+    wire, other = Wire(near.fileno()), Wire(near.fileno())
+    fileno = near.detach()
+    wire.sever()
+    assert os.read(fileno, 1) == b"", "it is dead"
+    os.close(fileno)
+    other.sever()  # the number is free, or somebody else's
+    Wire(None).sever()
+    far.close()

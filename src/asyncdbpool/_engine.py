@@ -397,9 +397,8 @@ class Engine:
         """Leave everything to the process that this one was forked from."""
         for lease in self.leases:
             lease.ended = "was borrowed by the parent process"
-        for record in self.stock.records:
-            if record.session is not None:
-                record.session.disown()
+        for session in [record.session for record in self.stock.records if record.session]:
+            session.disown()
         _forks.keep_for_ever(self)
 
     async def _until(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 __all__ = ["keep_for_ever", "watch"]
@@ -33,5 +34,5 @@ def _disown() -> None:
         disown(heir)
 
 
-if hasattr(os, "register_at_fork"):
+with suppress(AttributeError):  # there are no forks on Windows
     os.register_at_fork(after_in_child=_disown)

@@ -198,10 +198,10 @@ class Executor:
 
     def leave_side(self) -> None:
         """Leave the call that is made aside to itself; the next one is made by another hand."""
-        if self._side is not None:
-            self._side.interrupt()
-            self._stuck.append(self._side)
-            self.dismiss_side()
+        assert self._side is not None  # noqa: S101 - it has a call to make
+        self._side.interrupt()
+        self._stuck.append(self._side)
+        self.dismiss_side()
 
     @property
     def stuck(self) -> int:

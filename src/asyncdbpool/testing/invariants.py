@@ -111,9 +111,8 @@ def _check_states(engine: Engine) -> None:
 
 def _check_idle(record: Record, engine: Engine) -> None:
     session = record.session
-    _must(session is not None, "an idle connection was never made")
-    if session is not None and not getattr(session, "litter", None):
-        _must(session.clean, f"an idle connection is not clean: {vars(session)}")
+    clean = session is not None and (session.clean or getattr(session, "litter", None))
+    _must(clean, f"an idle connection is not clean: {session and vars(session)}")
     _must(record.discard is None, f"an idle connection is condemned: {record.discard}")
     retired = record.generation != engine.stock.generation
     _must(not retired, "an idle connection should have retired")
