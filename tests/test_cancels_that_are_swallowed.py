@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import aiomysql
 import asyncpg
+import MySQLdb
 import pytest
 
 from asyncdbpool import PoolError
@@ -181,6 +182,24 @@ async def test_a_cancel_request_that_is_reset_is_unanswered(
     assert cancel is not None
     with pytest.raises(expected):
         await cancel(nothing)
+
+
+class DeafMySQLdb(MySQLdbDriver):
+    """Its side connection is lost behind the `KILL`."""
+
+    def connect(self, args: object, kwargs: object) -> Any:
+        return SimpleNamespace(close=lambda: None)
+
+    def command(self, raw: object, sql: str) -> None:
+        raise MySQLdb.OperationalError(2013, "Lost connection to server during query")
+
+
+def test_a_kill_whose_own_connection_is_lost_is_unanswered_on_a_thread_too() -> None:
+    raw = SimpleNamespace(thread_id=lambda: 7)
+    kill = DeafMySQLdb(MySQLdb).canceller(raw, (), {})
+    assert kill is not None
+    with pytest.raises(Unanswered, match="KILL QUERY 7 had no answer"):
+        kill(dict)
 
 
 def test_a_kill_that_the_server_refuses_is_told_as_it_is(mysql: Database) -> None:

@@ -208,6 +208,12 @@ def _join_within(pool: ConnectionPool, seconds: float, patch: pytest.MonkeyPatch
         join_threads(pool)
 
 
+def test_a_clock_that_has_stopped_holds_nobody_back() -> None:
+    stopped = clock.Clock()
+    stopped.stop()
+    stopped.rest(lambda: False)
+
+
 def course(seed: int | None) -> list[str]:
     """Let three workers race, and return the order in which they got somewhere."""
     seen: list[str] = []
