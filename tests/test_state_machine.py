@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis.stateful import (
     RuleBasedStateMachine,
+    initialize,
     precondition,
     rule,
     run_state_machine_as_test,
@@ -45,6 +46,7 @@ EXAMPLES = int(os.environ.get("ASYNCDBPOOL_EXAMPLES", "100"))
 IN_CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}
 
 ANY = st.integers(min_value=0, max_value=11)  # the n-th of what there is, counted around
+SIZES = st.integers(min_value=1, max_value=4)
 MAX_WAITING = 3
 
 
@@ -105,13 +107,34 @@ class PoolMachine(RuleBasedStateMachine):
 
     # Asking for connections, and giving them back
 
-    @rule(timeout=st.sampled_from([None, None, 0.2, 2.0, 20.0]))
-    def get(self, timeout: float | None) -> None:
+    @initialize(max_size=SIZES, gets=st.integers(min_value=1, max_value=6))
+    def begin_busy(self, max_size: int, gets: int) -> None:
         async def step() -> None:
-            number = self.model.get(timeout)
-            self.gets[number] = asyncio.create_task(self.pool.get(timeout))
+            self.model.resize(max_size)
+            await self.pool.resize(max_size=max_size)
+            for _ in range(gets):
+                self.ask(None)
+            await asyncio.sleep(CONNECT + 0.1)
 
         self.do(step())
+
+    @rule(
+        gets=st.integers(min_value=1, max_value=3),
+        timeout=st.sampled_from([None, None, 0.2, 2.0, 20.0]),
+        wait=st.booleans(),
+    )
+    def get(self, gets: int, timeout: float | None, wait: bool) -> None:
+        async def step() -> None:
+            for _ in range(gets):
+                self.ask(timeout)
+            if wait:
+                await asyncio.sleep(CONNECT + 0.1)
+
+        self.do(step())
+
+    def ask(self, timeout: float | None) -> None:
+        number = self.model.get(timeout)
+        self.gets[number] = asyncio.create_task(self.pool.get(timeout))
 
     @precondition(waiting)
     @rule(n=ANY)
@@ -124,38 +147,27 @@ class PoolMachine(RuleBasedStateMachine):
         self.do(step())
 
     @precondition(lent)
-    @rule(n=ANY)
-    def put(self, n: int) -> None:
+    @rule(n=ANY, how=st.sampled_from(["put", "put", "discard", "drop"]), used=st.booleans())
+    def give_back(self, n: int, how: str, used: bool) -> None:
         async def step() -> None:
             number = self.pick(self.model.leases, n)
-            self.model.put(number)
-            await self.pool.put(self.conns.pop(number))
+            if used and number not in self.statements:
+                await self.select(number)
+            if how == "drop" and number not in self.statements:
+                self.drop(number)
+                return
+            self.model.put(number, discard=how == "discard")
+            conn = self.conns.pop(number)
+            await (conn.discard() if how == "discard" else self.pool.put(conn))
             await self.expect_a_cancelled_statement(number)
 
         self.do(step())
 
-    @precondition(lent)
-    @rule(n=ANY)
-    def discard(self, n: int) -> None:
-        async def step() -> None:
-            number = self.pick(self.model.leases, n)
-            self.model.put(number, discard=True)
-            await self.conns.pop(number).discard()
-            await self.expect_a_cancelled_statement(number)
-
-        self.do(step())
-
-    @precondition(unoccupied)
-    @rule(n=ANY)
-    def drop(self, n: int) -> None:
-        async def step() -> None:
-            number = self.pick(self.model.leases.keys() - self.statements.keys(), n)
-            self.model.put(number)
-            self.model.counters["reclaimed"] += 1
-            with pytest.warns(ResourceWarning, match="dropped"):
-                self.forget(number)
-
-        self.do(step())
+    def drop(self, number: int) -> None:
+        self.model.put(number)
+        self.model.counters["reclaimed"] += 1
+        with pytest.warns(ResourceWarning, match="dropped"):
+            self.forget(number)
 
     def forget(self, number: int) -> None:
         dropped = weakref.ref(self.conns.pop(number))
@@ -164,55 +176,40 @@ class PoolMachine(RuleBasedStateMachine):
 
     # Statements
 
-    @precondition(unoccupied)
-    @rule(n=ANY)
-    def select(self, n: int) -> None:
-        async def step() -> None:
-            number = self.pick(self.model.leases.keys() - self.statements.keys(), n)
-            assert await self.conns[number].fetch_all("SELECT", (number,)) == [(number,)]
-
-        self.do(step())
+    async def select(self, number: int) -> None:
+        assert await self.conns[number].fetch_all("SELECT", (number,)) == [(number,)]
 
     @precondition(unoccupied)
-    @rule(n=ANY)
-    def begin_a_long_statement(self, n: int) -> None:
+    @rule(n=ANY, long=st.booleans())
+    def run_a_statement(self, n: int, long: bool) -> None:
         async def step() -> None:
             number = self.pick(self.model.leases.keys() - self.statements.keys(), n)
-            self.fake.execute.once(NEVER)
-            statement = self.conns[number].fetch_all("SELECT", (number,))
-            self.statements[number] = asyncio.create_task(statement)
+            if long:
+                self.fake.execute.once(NEVER)
+                self.statements[number] = asyncio.create_task(self.select(number))
+            else:
+                await self.select(number)
 
         self.do(step())
 
     @precondition(occupied)
-    @rule(n=ANY)
-    def end_a_long_statement(self, n: int) -> None:
+    @rule(n=ANY, how=st.sampled_from(["by itself", "by its task", "by hand"]))
+    def end_a_long_statement(self, n: int, how: str) -> None:
         async def step() -> None:
             number = self.pick(self.statements, n)
-            self.fake.execute.release(self.conns[number]._lease.session.raw)
-            assert await self.statements.pop(number) == [(number,)]
-
-        self.do(step())
-
-    @precondition(occupied)
-    @rule(n=ANY)
-    def cancel_a_long_statement(self, n: int) -> None:
-        async def step() -> None:
-            statement = self.statements.pop(self.pick(self.statements, n))
-            self.model.counters["cancelled"] += 1
-            statement.cancel()
+            if how == "by hand":
+                await self.conns[number].cancel()
+                await self.expect_a_cancelled_statement(number)
+                return
+            statement = self.statements.pop(number)
+            if how == "by its task":
+                self.model.counters["cancelled"] += 1
+                statement.cancel()
+            else:
+                self.fake.execute.release(self.conns[number]._lease.session.raw)
             await asyncio.wait([statement])
-            assert statement.cancelled()
-
-        self.do(step())
-
-    @precondition(occupied)
-    @rule(n=ANY)
-    def cancel_a_long_statement_by_hand(self, n: int) -> None:
-        async def step() -> None:
-            number = self.pick(self.statements, n)
-            await self.conns[number].cancel()
-            await self.expect_a_cancelled_statement(number)
+            assert statement.cancelled() == (how == "by its task")
+            assert statement.cancelled() or statement.exception() is None
 
         self.do(step())
 
@@ -230,17 +227,11 @@ class PoolMachine(RuleBasedStateMachine):
 
         self.do(step())
 
-    @precondition(lambda machine: machine.model.failing_connects < 2)
-    @rule()
-    def fail_the_next_connect(self) -> None:
-        self.model.failing_connects += 1
-        self.fake.connect.once(self.fake.Lost("refused"))
-
-    @precondition(lambda machine: machine.model.failing_pings < 1)
-    @rule()
-    def fail_the_next_ping(self) -> None:
-        self.model.failing_pings += 1
-        self.fake.ping.once(self.fake.Lost("gone"))
+    @rule(gate=st.sampled_from(["connect", "ping"]))
+    def fail_the_next(self, gate: str) -> None:
+        if self.model.failing[gate] < 2:
+            self.model.failing[gate] += 1
+            getattr(self.fake, gate).once(self.fake.Lost("gone"))
 
     @rule(seconds=st.sampled_from([0.1, 0.7, 3.0, 61.0]))
     def let_time_pass(self, seconds: float) -> None:
@@ -248,7 +239,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     # The whole pool
 
-    @rule(max_size=st.integers(min_value=1, max_value=4))
+    @rule(max_size=SIZES)
     def resize(self, max_size: int) -> None:
         async def step() -> None:
             self.model.resize(max_size)
@@ -258,19 +249,14 @@ class PoolMachine(RuleBasedStateMachine):
 
     @precondition(is_open)
     @rule()
-    def pause(self) -> None:
+    def pause_or_resume(self) -> None:
         async def step() -> None:
-            self.model.pause()
-            self.pauses.append(asyncio.create_task(self.pool.pause()))
-
-        self.do(step())
-
-    @precondition(lambda machine: machine.model.paused)
-    @rule()
-    def resume(self) -> None:
-        async def step() -> None:
-            self.model.resume()
-            self.pool.resume()
+            if self.model.paused:
+                self.model.resume()
+                self.pool.resume()
+            else:
+                self.model.pause()
+                self.pauses.append(asyncio.create_task(self.pool.pause()))
 
         self.do(step())
 
@@ -282,21 +268,16 @@ class PoolMachine(RuleBasedStateMachine):
 
         self.do(step())
 
-    @precondition(is_open)
+    @precondition(lambda machine: machine.model.state != "closing")
     @rule()
-    def close(self) -> None:
+    def close_or_open(self) -> None:
         async def step() -> None:
-            self.model.close()
-            self.closes.append(asyncio.create_task(self.pool.close(CLOSING)))
-
-        self.do(step())
-
-    @precondition(is_closed)
-    @rule()
-    def open(self) -> None:
-        async def step() -> None:
-            self.model.open()
-            await self.pool.open()
+            if is_open(self):
+                self.model.close()
+                self.closes.append(asyncio.create_task(self.pool.close(CLOSING)))
+            else:
+                self.model.open()
+                await self.pool.open()
 
         self.do(step())
 
@@ -334,8 +315,8 @@ class PoolMachine(RuleBasedStateMachine):
 
     async def compare(self) -> None:
         """See that the pool is what the model says."""
-        assert self.news() == set(self.model.news)
-        self.model.news.clear()
+        news = self.look()
+        assert news == self.model.tell(news)
         for number in self.conns.keys() - self.model.leases.keys():  # the pool was closed
             assert not self.conns.pop(number)
             await self.expect_a_cancelled_statement(number)
@@ -354,7 +335,7 @@ class PoolMachine(RuleBasedStateMachine):
         if model.size <= model.max_size:  # otherwise it shrinks only as connects come to their end
             check_invariants(pool, proxies=False)
 
-    def news(self) -> set[Lent | Refused]:
+    def look(self) -> set[Lent | Refused]:
         """Tell who was served or refused in this step."""
         news: set[Lent | Refused] = set()
         for number, task in tuple(self.gets.items()):

@@ -72,9 +72,9 @@ class Model:
         leases: Which connection is lent to which waiter, by the waiter's number.
         idle: The connections that nobody uses, the least recently used first.
         connecting: When each connect under way will be done.
-        failing_connects: So many connects to come fail at once.
-        failing_pings: So many pings to come fail.
+        failing: So many connects and pings to come fail at once.
         news: Who was served or refused since somebody looked.
+        pings: How many connections were pinged since then.
         counters: As in `PoolStats`.
     """
 
@@ -87,9 +87,9 @@ class Model:
     leases: dict[int, Conn] = field(default_factory=dict)
     idle: list[Conn] = field(default_factory=list)
     connecting: list[float] = field(default_factory=list)
-    failing_connects: int = 0
-    failing_pings: int = 0
+    failing: Counter[str] = field(default_factory=Counter)
     news: list[Lent | Refused] = field(default_factory=list)
+    pings: int = 0
     counters: Counter[str] = field(default_factory=Counter)
     _made: int = 0
     _waited: int = 0
@@ -165,6 +165,24 @@ class Model:
     def open(self) -> None:
         """Be a pool again."""
         self.state, self.paused = "open", False
+
+    def tell(self, seen: set[Lent | Refused]) -> set[Lent | Refused]:
+        """Tell the news, given those that were seen in the pool.
+
+        Several pings at once end in any order; then who gets which of the connections is learnt
+        from the pool.
+        """
+        told = set(self.news)
+        served = {news.waiter: news.conn for news in seen if isinstance(news, Lent)}
+        expected = {news.waiter: news.conn for news in told if isinstance(news, Lent)}
+        if self.pings > 1 and sorted(served.values()) == sorted(expected.values()):
+            conns = {self.leases[waiter].number: self.leases[waiter] for waiter in expected}
+            self.leases.update({waiter: conns[served[waiter]] for waiter in expected})
+            told = {news for news in told if isinstance(news, Refused)}
+            told |= {Lent(waiter, served[waiter]) for waiter in expected}
+        self.news.clear()
+        self.pings = 0
+        return told
 
     # What time does
 
@@ -248,8 +266,8 @@ class Model:
                 self._lend(self.idle.pop(), claims[0])
             return True
         if len(claims) > len(self.connecting) and self.size < self.max_size:
-            if self.failing_connects:
-                self.failing_connects -= 1
+            if self.failing["connect"]:
+                self.failing["connect"] -= 1
                 self.counters["connect_errors"] += 1
                 self.news.append(Refused(claims[0].number, "Lost"))
                 self.cancel(claims[0].number)
@@ -259,9 +277,10 @@ class Model:
         return False
 
     def _ping(self, conn: Conn) -> None:
+        self.pings += 1
         conn.pinged_at = self.now
-        if self.failing_pings:
-            self.failing_pings -= 1
+        if self.failing["ping"]:
+            self.failing["ping"] -= 1
             conn.discarded = True
             self._retire()
 
