@@ -58,7 +58,7 @@ async def forever(*_: object) -> None:
     await asyncio.Event().wait()
 
 
-async def given_up(work: Awaitable[object], after: float = 0.1) -> None:
+async def given_up(work: Awaitable[object], after: float = 0.3) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(after):
             await work
@@ -231,7 +231,7 @@ async def test_a_function_commits_nothing_for_a_caller_who_has_gone(
         with suppress(*activity.database.errors):  # PostgreSQL refuses it, MariaDB does it
             await driver.command(raw, f"INSERT INTO {items} VALUES (1, 'lost')")
 
-    async with opened(activity, cancel_grace=SOON) as pool:
+    async with opened(activity, cancel_grace=SOON, min_size=1) as pool:
         await given_up(pool.run(go_on))
         await left_alone(pool, discarded=0)
         assert len(heard) == 1
@@ -407,7 +407,7 @@ async def test_a_cancel_that_comes_to_nothing_costs_no_permit_beyond_the_grace(
     server: Server, activity: Activity, cancel: Callable[[], Awaitable[None]]
 ) -> None:
     driver = cancelling_by(cancel, activity.database)
-    async with opened(activity, orphans=server, driver=driver) as pool:
+    async with opened(activity, orphans=server, driver=driver, min_size=2) as pool:
         both = [pool.fetch_val(activity.endless) for _ in range(2)]
         await given_up(asyncio.gather(*both))
         await left_alone(pool, discarded=2)
