@@ -220,6 +220,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Return the virtual time."""
         return self._clock.now
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Wait for its threads without a limit: they live in real time."""
+        await super().shutdown_default_executor()
+
 
 class VirtualSelector(selectors.DefaultSelector):
     """Lets the workers run where the loop would wait, and moves the clock where none can."""
