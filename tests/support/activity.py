@@ -55,8 +55,9 @@ class Activity(ABC):
         """Count what the server counts as connections, where there is a server."""
 
     async def begins(self, count: int = 1) -> None:
-        """Wait until so many statements run."""
+        """Wait until so many statements run; the one before must not be taken for one of them."""
         async with asyncio.timeout(20):
+            await asyncio.sleep(0.03)
             while await self.running() < count:  # noqa: ASYNC110 - a database sets no events
                 await asyncio.sleep(0.01)
 
