@@ -149,10 +149,11 @@ def strikes(course: Course, *, first: int, whole: bool) -> Iterator[Strike]:
 
 
 def ways(act: str) -> Iterator[Way]:
-    """Give the kinds of driver; what can be ended from outside matters most where a call hangs."""
-    yield Way(native=False, sockets=False, cancels=False)
+    """Give the kinds of driver; what can be ended from outside matters where it takes its time."""
     yield Way(native=False, sockets=True, cancels=True)
     yield Way(native=True, sockets=False, cancels=True)
+    if act not in ("error", "lost"):
+        yield Way(native=False, sockets=False, cancels=False)
     if act == "never":
         yield Way(native=False, sockets=True, cancels=False)
         yield Way(native=False, sockets=False, cancels=True)
@@ -289,13 +290,23 @@ _GO_ON = ("by hand", "in the queue", "used again")
 
 
 class Watched:
-    """Awaits a coroutine, and tells of every suspension: its number, and what is waited for."""
+    """Awaits a coroutine, and tells of what happens.
+
+    Args:
+        work: The coroutine.
+        suspended: Called at every suspension with its number and what is waited for.
+        interrupted: Called when an error is about to be thrown in.
+    """
 
     def __init__(
-        self, work: Coroutine[Any, Any, None], suspended: Callable[[int, Any], None]
+        self,
+        work: Coroutine[Any, Any, None],
+        suspended: Callable[[int, Any], None],
+        interrupted: Callable[[], None],
     ) -> None:
         self._work = work
         self._suspended = suspended
+        self._interrupted = interrupted
         self.count = 0
 
     def __await__(self) -> Generator[Any, None, None]:
@@ -310,6 +321,7 @@ class Watched:
                     yield awaited
                 except BaseException as caught:  # noqa: BLE001 - it is thrown in there
                     error = caught
+                    self._interrupted()
         except StopIteration:
             return
         finally:
@@ -348,7 +360,7 @@ class _Play:
         self.hooks = {name: Gate() for name in _HOOKS}
         self.pool = ConnectionPool(self.fake, driver=self.fake.driver(), **self._options())
         self.who = Borrower(self.pool, native=scene.way.native)
-        self.watched = Watched(USAGES[scene.usage](self.who), self._suspended)
+        self.watched = Watched(USAGES[scene.usage](self.who), self._suspended, self._interrupted)
         self.times: list[float] = []  # of each await's beginning
         self.struck_at: float | None = None
         self.running_before = False  # something ran on the connection then
@@ -360,7 +372,8 @@ class _Play:
         self.other: asyncio.Task[None] | None = None
         self.errors: list[str] = []
         self.calls_before = 0
-        self.statements_before = 0  # the borrower's, at the strike
+        self.interrupted = False
+        self.statements_before = 0  # the borrower's, when he was interrupted
         self.doomed: list[Any] = []  # what must be closed, for it has been lost
         self.hits = 0  # how often the other one met what was planned
 
@@ -542,9 +555,14 @@ class _Play:
         if self.watched.count == at and self.borrower is not None and not self.borrower.done():
             self.struck_at = now()
             self.answered_before = isinstance(awaited, asyncio.Future) and awaited.done()
+            self.deliver()
+
+    def _interrupted(self) -> None:
+        """Note what has begun by the time at which the borrower learns of the cancellation."""
+        if self.struck_at is not None and not self.interrupted:
+            self.interrupted = True
             self.statements_before = self._statements()
             self.running_before = any(raw._busy for raw in self.fake.connections)
-            self.deliver()
 
     def _statements(self) -> int:
         return sum("mine" in sql for sql in self.fake.statements)
