@@ -13,7 +13,7 @@ import anyio
 
 from asyncdbpool._lanes import on_thread
 from asyncdbpool._queries import column_of
-from asyncdbpool._standing import SEVERAL, Standing
+from asyncdbpool._standing import SEVERAL, Standing, learning
 from asyncdbpool._wire import Wire
 from asyncdbpool.drivers.base import Unanswered
 from asyncdbpool.errors import PoolError
@@ -362,7 +362,7 @@ class NativeSession:
                 await self._commit(checked=block is not None)
         except BaseException:
             if block is not None:
-                with suppress(Exception):  # the first error counts
+                with suppress(Exception), learning(self._learn_from):  # the first error counts
                     await self._roll_back(nested=bool(standing.blocks))
             raise
 
@@ -412,7 +412,8 @@ class NativeSession:
             await self._commit(checked=True)
         except BaseException:
             self.standing.doubt(self.raw)
-            with suppress(Exception):  # the first error counts; what is left is cleaned up later
+            # The first error counts; what is left is cleaned up later.
+            with suppress(Exception), learning(self._learn_from):
                 await self._roll_back(nested=False)
             raise
         return result
@@ -434,6 +435,10 @@ class NativeSession:
             BaseException: Whatever the driver or the user's `cleanup` raises; the connection must
                 be closed then.
         """
+        with learning(self._learn_from):
+            return await self._clean_up(cleanup)
+
+    async def _clean_up(self, cleanup: Cleanup) -> bool:
         driver, raw, standing = self.driver, self.raw, self.standing
         if driver.is_closed(raw):
             return False

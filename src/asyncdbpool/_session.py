@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from asyncdbpool import _queries
 from asyncdbpool._cursor import CursorCore
 from asyncdbpool._gate import Gate
-from asyncdbpool._standing import SEVERAL, Standing
+from asyncdbpool._standing import SEVERAL, Standing, learning
 from asyncdbpool._wire import Wire
 from asyncdbpool.errors import PoolError
 
@@ -300,7 +300,7 @@ class Session:
                 self._commit(checked=block is not None)
         except BaseException:
             if block is not None:
-                with suppress(Exception):  # the first error counts
+                with suppress(Exception), learning(self._learn_from):  # the first error counts
                     self._roll_back(nested=bool(standing.blocks))
             raise
 
@@ -340,7 +340,8 @@ class Session:
             if self.standing.wants_end(self.raw):
                 self._commit(checked=True)
         except BaseException:
-            with suppress(Exception):  # the first error counts; what is left is cleaned up later
+            # The first error counts; what is left is cleaned up later.
+            with suppress(Exception), learning(self._learn_from):
                 self.standing.doubt(self.raw)
                 self.sweep_all()
                 if self.standing.wants_end(self.raw):
@@ -369,7 +370,11 @@ class Session:
         if not self.cursors:
             return None
         self.litter.extend(self.cursors)
-        return self.sweep
+        return self._sweep_late
+
+    def _sweep_late(self) -> None:
+        with learning(self._learn_from):
+            self.sweep()
 
     def clean_up(self, cleanup: Cleanup) -> bool:
         """Undo what the borrower left; return False where the connection must be closed.
@@ -378,6 +383,10 @@ class Session:
             BaseException: Whatever the driver or the user's `cleanup` raises; the connection must
                 be closed then.
         """
+        with learning(self._learn_from):
+            return self._clean_up(cleanup)
+
+    def _clean_up(self, cleanup: Cleanup) -> bool:
         driver, raw, standing = self.driver, self.raw, self.standing
         self.wishes.clear()
         standing.start_over()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from asyncdbpool.errors import PoolError
@@ -10,10 +11,20 @@ from asyncdbpool.errors import PoolError
 if TYPE_CHECKING:
     from asyncdbpool.drivers import BaseDriver
 
-__all__ = ["SEVERAL", "Standing"]
+__all__ = ["SEVERAL", "Standing", "learning"]
 
 SEVERAL = ("execute_many", "apply")
 """The operations that may be more than one statement each."""
+
+
+@contextmanager
+def learning(learn: Callable[[BaseException], None]) -> Iterator[None]:
+    """Have an error looked at that goes another way than an operation's own."""
+    try:
+        yield
+    except BaseException as error:
+        learn(error)
+        raise
 
 
 class Standing:
