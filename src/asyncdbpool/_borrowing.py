@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 
 from asyncdbpool._lease import Lease
 from asyncdbpool.proxies import Connection
 
-__all__ = ["Borrowing", "Transacting", "give_back"]
+__all__ = ["Borrowing", "Transacting"]
 
 
 class Borrowing:
@@ -30,7 +29,7 @@ class Borrowing:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await give_back(_lease_of(self._conn), error)
+        await _lease_of(self._conn).close(error)
 
 
 class Transacting(Borrowing):
@@ -43,7 +42,7 @@ class Transacting(Borrowing):
         try:
             self._transaction = await conn.transaction().start()
         except BaseException as error:
-            await give_back(_lease_of(conn), error)
+            await _lease_of(conn).close(error)
             raise
         return conn
 
@@ -56,22 +55,9 @@ class Transacting(Borrowing):
         try:
             await self._transaction.__aexit__(kind, error, traceback)
         except BaseException as raised:
-            await give_back(_lease_of(self._conn), raised)
+            await _lease_of(self._conn).close(raised)
             raise
-        await give_back(_lease_of(self._conn), error)
-
-
-async def give_back(lease: Lease, error: BaseException | None) -> None:
-    """End a lease, if it has not ended; a caller who was cancelled does not wait for more."""
-    if lease.ended:
-        return
-    if isinstance(error, CancelledError):
-        lease.give_back(lease.cleanup)
-        return
-    lease.use()
-    settled = lease.give_back(lease.cleanup)
-    if settled is not None:
-        await settled
+        await _lease_of(self._conn).close(error)
 
 
 def _lease_of(conn: Connection) -> Lease:

@@ -253,6 +253,22 @@ class Lease:
         """End the lease, as `Lender.give_back` says."""
         return self.lender.give_back(self, cleanup, discard=discard)
 
+    async def close(self, error: BaseException | None = None) -> None:
+        """End the lease, if it has not ended, and wait until the connection is clean or closed.
+
+        Args:
+            error: What ends it, if an error does. A caller who was cancelled does not wait.
+        """
+        if self.ended is not None:
+            return
+        if isinstance(error, asyncio.CancelledError):
+            self.give_back(self.cleanup)
+            return
+        self.use()
+        settled = self.give_back(self.cleanup)
+        if settled is not None:
+            await settled
+
 
 def _nobody() -> None:
     return None

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from asyncdbpool import _forks, _reports
-from asyncdbpool._borrowing import Borrowing, Transacting, give_back
+from asyncdbpool._borrowing import Borrowing, Transacting
 from asyncdbpool._connect import ConnectArguments
 from asyncdbpool._engine import Engine
 from asyncdbpool._options import (
@@ -466,15 +466,13 @@ class ConnectionPool:
         options = self._options
         lease = await self._opened().acquire(options.timeout, options.cleanup, certain=True)
         lease.statement = statement or args[0]
-        error: BaseException | None = None
         try:
-            return await lease.call(lease.session.once, work, *args)
-        except BaseException as raised:
-            error = raised
+            result = await lease.call(lease.session.once, work, *args)
+        except BaseException as error:
+            await lease.close(error)
             raise
-        finally:
-            await give_back(lease, error)
-            del error  # no cycle of exception, traceback and frame
+        await lease.close()
+        return result
 
     # Live changes
 

@@ -161,11 +161,7 @@ class Connection:
 
     async def close(self) -> None:
         """Return the connection to the pool; a second call does nothing."""
-        if self:
-            self._lease.use()
-            settled = self._lease.give_back(self._lease.cleanup)
-            if settled is not None:
-                await settled
+        await self._lease.close()
 
     async def discard(self) -> None:
         """Return the connection to the pool, which closes it instead of lending it again.
