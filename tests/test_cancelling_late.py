@@ -34,6 +34,8 @@ from support.databases import Database, postgres_on
 from support.proxy import Proxy
 from support.servers import PostgresServer
 
+_CANCEL_REQUEST = (80877102).to_bytes(4, "big")  # of PostgreSQL's protocol
+
 
 def cancellable() -> Fake:
     return Fake(sockets=True, cancels=True)
@@ -598,6 +600,9 @@ def test_libpq_s_cancel_ends_where_the_network_swallows_it(postgres: PostgresSer
                 cancel(dict)
         network.heal()
         cancel(dict)
+        network.reset_at(lambda _way, data: _CANCEL_REQUEST in data)
+        with pytest.raises(Unanswered):
+            cancel(dict)
     with pytest.raises(OSError, match="refused"):
         cancel(dict)
     raw.close()

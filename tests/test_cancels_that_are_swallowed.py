@@ -133,6 +133,39 @@ async def test_a_cancel_by_hand_that_is_swallowed_keeps_its_statement_no_longer_
         fake.cancel.open()
 
 
+@every_way
+@virtual_time
+async def test_closing_the_pool_ends_the_wait_for_a_cancel_by_hand(kind: type[Fake]) -> None:
+    fake = swallowed(kind)
+    async with fake.pool(max_size=1, cancel_grace=60) as pool:
+        conn = await pool.get()
+        statement = asyncio.create_task(conn.fetch_all("SELECT n"))
+        await settle()
+        by_hand = asyncio.create_task(conn.cancel())
+        await settle()
+        await pool.close(timeout=0)
+        for task in (by_hand, statement):
+            with pytest.raises((PoolError, fake.Error)):
+                await task
+        fake.cancel.open()
+        await settle()  # its thread can end now
+
+
+@virtual_time
+async def test_without_a_socket_nothing_more_is_run_where_a_cancel_may_come_later() -> None:
+    fake = Fake(cancels=True)
+    fake.execute.once(2.0)
+    fake.cancel.always(Unanswered("sent, and then silence"))
+    async with fake.pool(max_size=1, cancel_grace=60) as pool, pool.connection() as conn:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await conn.fetch_all("SELECT 1")
+        with pytest.raises(PoolError, match="was cut off before this ran"):
+            await conn.fetch_all("SELECT 2")
+        assert fake.statements == ["SELECT 1"]
+        fake.cancel.open()
+
+
 class Deaf:
     """Stands for what a driver needs to send a cancel that meets an error."""
 

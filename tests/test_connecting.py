@@ -411,6 +411,23 @@ async def test_a_setup_that_hangs_is_cut_off_after_connect_timeout() -> None:
 
 
 @virtual_time
+async def test_a_connect_that_hangs_has_nothing_to_cut_off_after_a_setup_that_failed() -> None:
+    fake = Fake(sockets=True)
+    fake.connect.once(None, 9.0)
+    fake.execute.once(fake.Lost("in the middle of the setup"))
+
+    def setup(raw: Any) -> None:
+        raw.cursor().execute("SET search_path TO shop")
+
+    options: dict[str, Any] = {"setup": setup, "connect_timeout": 5, "retry_connect": 3}
+    async with fake.pool(max_size=1, **options) as pool:
+        with pytest.raises(ConnectTimeout, match="goes on and joins the pool"):
+            await pool.get()
+        await asyncio.sleep(6)
+        assert (pool.size, pool.idle) == (1, 1), "and so it does"
+
+
+@virtual_time
 async def test_a_setup_that_ends_as_it_is_cut_off_makes_no_connection_for_anybody() -> None:
     fake = Fake(sockets=True)
     async with fake.pool(max_size=1, setup=lambda _raw: sleep(6), connect_timeout=5) as pool:

@@ -50,9 +50,7 @@ async def test_a_rollback_that_finds_the_connection_lost_retires_all_the_others(
 
 
 @virtual_time
-async def test_a_late_close_of_a_cursor_that_finds_the_connection_lost_does_so_too() -> (
-    None
-):
+async def test_a_late_close_of_a_cursor_that_finds_the_connection_lost_does_so_too() -> None:
     fake = Fake()
     async with fake.pool(max_size=2) as pool:
         one, other = await asyncio.gather(pool.get(), pool.get())

@@ -48,10 +48,20 @@ class Cancelling:
         self._stopped = False
 
     def stop(self) -> None:
-        """Send no more."""
+        """Send no more, and watch none."""
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
+
+    def give_up(self) -> None:
+        """Stop, and tell those who wait for a cancel that is under way."""
+        self.stop()
+        left, self._under_way = self._under_way, {}
+        for _, done in left.values():
+            done(
+                None,
+                PoolError(f"pool {self._owner.name!r} was closed before a cancel was answered"),
+            )
 
     def until_ended(self, record: Record, token: object) -> None:
         """Cancel a statement, again and again: one that comes too early is lost."""

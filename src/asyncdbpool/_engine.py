@@ -376,7 +376,7 @@ class Engine:
                 patience = _TO_NOTICE if stock.hang_up() else 0.0
                 if not await self._until(lambda: not stock.records, patience):
                     stock.abandon()
-        stock.cancelling.stop()
+        stock.cancelling.give_up()
         stuck = await stock.executor.wind_up()
         if stuck:
             log.warning(

@@ -61,6 +61,7 @@ class Session:
         setup: Callable[[Any], object] | None,
     ) -> Self:
         """Make and set up a connection, on the worker's thread, which is to close it at last."""
+        worker.brake = None  # a failed attempt may have left one
         session = cls(pool, driver, args, kwargs)
         worker.brake = session.hang_up
         session.prepare(setup)
@@ -148,6 +149,7 @@ class Session:
         self.standing.begin_operation()
         self.gate.enter(token)
         try:
+            self._refuse_if_hung_up()
             if not ends:
                 self.standing.refuse_if_broken()
                 while self.wishes:
@@ -163,6 +165,11 @@ class Session:
                 self._absorb_cancel()
             self.standing.end_operation(self.raw, failure, hit=hit, ends=ends)
             del failure  # no cycle of exception, traceback and frame
+
+    def _refuse_if_hung_up(self) -> None:
+        """Raise where there was no socket to shut down, which would have the driver raise."""
+        if self.hung_up and not self._wire:
+            raise PoolError(f"pool {self._pool!r}: the connection was cut off before this ran")
 
     def _learn_from(self, error: BaseException) -> None:
         try:

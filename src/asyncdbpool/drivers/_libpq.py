@@ -116,8 +116,9 @@ class Cancel:
         libpq, handle = self._libpq, self._handle
         give_up_at = time.monotonic() + self._patience
         libpq.PQcancelReset(handle)
-        waits_for = _WRITING if libpq.PQcancelStart(handle) else _FAILURE
+        waits_for, asked = _WRITING if libpq.PQcancelStart(handle) else _FAILURE, False
         while waits_for in _EVENTS:
+            asked = asked or waits_for == _READING
             poll = select.poll()
             poll.register(libpq.PQcancelSocket(handle), _EVENTS[waits_for])
             left = max(0.0, give_up_at - time.monotonic())
@@ -126,7 +127,8 @@ class Cancel:
                 raise Unanswered(f"a cancel had no answer within {self._patience:g} s")
             waits_for = libpq.PQcancelPoll(handle)
         if waits_for == _FAILURE:
-            raise OSError(libpq.PQcancelErrorMessage(handle).decode(errors="replace").strip())
+            reason = libpq.PQcancelErrorMessage(handle).decode(errors="replace").strip()
+            raise Unanswered(reason) if asked else OSError(reason)
 
     def __del__(self) -> None:
         if self._bounded:
