@@ -111,8 +111,8 @@ def _check_states(engine: Engine) -> None:
 
 def _check_idle(record: Record, engine: Engine) -> None:
     session = record.session
-    clean = session is not None and (session.clean or getattr(session, "litter", None))
-    _must(clean, f"an idle connection is not clean: {session and vars(session)}")
+    if session is None or not (session.clean or getattr(session, "litter", None)):
+        raise AssertionError(f"an idle connection is not clean: {session and vars(session)}")
     _must(record.discard is None, f"an idle connection is condemned: {record.discard}")
     retired = record.generation != engine.stock.generation
     _must(not retired, "an idle connection should have retired")
