@@ -214,6 +214,22 @@ def test_a_clock_that_has_stopped_holds_nobody_back() -> None:
     stopped.rest(lambda: False)
 
 
+def test_the_clock_waits_for_a_thread_that_is_on_its_way() -> None:
+    virtual = clock.Clock()
+    jobs = clock.Jobs(virtual)
+    jobs.put(None)  # what ends a worker
+
+    def come_late() -> None:
+        time.sleep(0.05)
+        jobs.get()
+
+    thread = threading.Thread(target=come_late)
+    thread.start()
+    assert virtual.step()
+    thread.join()
+    assert not virtual.step()
+
+
 def course(seed: int | None) -> list[str]:
     """Let three workers race, and return the order in which they got somewhere."""
     seen: list[str] = []
