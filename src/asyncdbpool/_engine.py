@@ -14,16 +14,24 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from asyncdbpool import _forks, _reports
+from asyncdbpool import _forks, _reports, _stacks
 from asyncdbpool._claims import Claims
 from asyncdbpool._lease import Lease
 from asyncdbpool._options import Cleanup, Options
 from asyncdbpool._permits import Permits
 from asyncdbpool._record import Record, State
+from asyncdbpool._relay import Relay, Shot
+from asyncdbpool._stacks import Stack
 from asyncdbpool._stock import Plan, Stock, session_of
 from asyncdbpool._upkeep import Upkeep
 from asyncdbpool._workers import Done, Job, raise_interrupt
-from asyncdbpool.errors import PoolClosed, PoolDeadlock, PoolTimeout, TooManyWaiters
+from asyncdbpool.errors import (
+    PoolClosed,
+    PoolDeadlock,
+    PoolError,
+    PoolTimeout,
+    TooManyWaiters,
+)
 from asyncdbpool.stats import LeaseInfo
 
 __all__ = ["Engine"]
@@ -40,6 +48,7 @@ class Engine:
     Attributes:
         stock: The connections.
         permits: The limit; a lease holds one permit until its connection is idle or closed.
+        relay: The one-shots.
         leases: What is lent, the oldest first.
         returns: What is being cleaned or closed after a lease, and the future that waits for it.
         waiters: The tasks that wait in `acquire()`, and since when, the first first.
@@ -53,7 +62,7 @@ class Engine:
         self.options = options
         self.loop = asyncio.get_running_loop()
         self.stock = Stock(self, plan, options)
-        self.permits = Permits(options.max_size)
+        self.permits = Permits(options.max_size, self._serve_line)
         self.leases: dict[Lease, None] = {}
         self.returns: dict[Record, tuple[Lease, asyncio.Future[None]]] = {}
         self.waiters: dict[asyncio.Task[Any] | None, float] = {}
@@ -63,6 +72,7 @@ class Engine:
         self._changes: dict[asyncio.Future[None], None] = {}
         self._quota = plan.quota
         self._quota.join(self)
+        self.relay = Relay(self, enabled=_lets_relay(options) and not self._quota.shared)
         self.upkeep = Upkeep(self)
 
     # Borrowing
@@ -76,13 +86,23 @@ class Engine:
             await self.permits.acquire()  # does not suspend
             record = self._take_idle()
         if record is None:
-            record = await self._wait(timeout, permit=permit)
-        return self._lend(record, cleanup, certain=certain)
+            record = await self._wait(timeout, self.loop.time(), permit=permit)
+        task, stack = asyncio.current_task(), _stacks.capture(skip=1)
+        return self._lend(record, cleanup, task=task, stack=stack, certain=certain)
 
-    async def _wait(self, timeout: float | None, *, permit: bool) -> Record:
+    async def acquire_for(self, shot: Shot) -> Lease:
+        """Lend a connection for a one-shot, which has a permit already if it has stood in line."""
+        options = self.options
+        if not shot.waiting:
+            return await self.acquire(options.timeout, options.cleanup, certain=True)
+        self.relay.leave_line(shot)
+        return self._lend_for(shot, await self._wait(options.timeout, shot.since, permit=True))
+
+    async def _wait(self, timeout: float | None, began: float, *, permit: bool) -> Record:
         """Wait for a permit, unless there is one already, and then for a connection."""
         task = asyncio.current_task()
-        began = self.waiters[task] = self.loop.time()
+        self.waiters[task] = began
+        waiting = self.loop.time()
         deadline = None if timeout is None else began + timeout
         limit = asyncio.timeout_at(deadline if permit else None)
         suspicion: asyncio.TimerHandle | None = None
@@ -91,8 +111,8 @@ class Engine:
             async with limit:
                 try:
                     if not permit:
-                        self._refuse_if_hopeless()
-                        doubt = began + (_DOUBT if timeout is None else timeout / 2)
+                        self.refuse_if_hopeless()
+                        doubt = began + _until_doubt(timeout)
                         suspicion = self.loop.call_at(
                             doubt, self._suspect, limit, deadline, deadlock
                         )
@@ -109,16 +129,12 @@ class Engine:
                 raise  # a driver's own
             if deadlock:
                 raise deadlock[0] from None
-            self.counters.timeouts += 1
-            raise PoolTimeout(
-                f"pool {self.name!r}: no connection within {timeout:g} s; {self._situation()}"
-                f"{_reports.oldest(self._out())}"
-            ) from self.stock.connect_error
+            raise self._too_late(timeout) from self.stock.connect_error
         finally:
             if suspicion is not None:
                 suspicion.cancel()
             del self.waiters[task]
-            self.counters.wait_seconds += self.loop.time() - began
+            self.counters.wait_seconds += self.loop.time() - waiting
 
     async def _claim(self) -> Record:
         """Wait, with a permit, for a connection: a returned one, a checked one or a new one."""
@@ -147,13 +163,55 @@ class Engine:
         else:
             raise_interrupt(served)
 
-    def _lend(self, record: Record, cleanup: Cleanup, *, certain: bool) -> Lease:
+    def _lend(
+        self,
+        record: Record,
+        cleanup: Cleanup,
+        *,
+        task: asyncio.Task[Any] | None,
+        stack: Stack | None,
+        certain: bool,
+    ) -> Lease:
         record.uses += 1
         record.permit = True
         self.counters.acquired += 1
-        lease = Lease(self, record, session_of(record), cleanup, certain=certain)
+        lease = Lease(
+            self, record, session_of(record), cleanup, task=task, stack=stack, certain=certain
+        )
         self.leases[lease] = None
         return lease
+
+    def _lend_for(self, shot: Shot, record: Record) -> Lease:
+        return self._lend(record, self.options.cleanup, task=shot.task, stack=None, certain=True)
+
+    def _serve_line(self) -> bool:
+        """Give a permit that has become free to the first one-shot in line, if there is one."""
+        shot = self.relay.first()
+        if shot is None:
+            return False
+        record = self._take_idle()
+        if record is None:
+            shot.future.set_result(None)
+        else:
+            self.relay.begin(shot, self._lend_for(shot, record))
+        return True
+
+    def goes_on(self, record: Record) -> bool:
+        """Tell, on any thread, whether a lent connection may serve one more."""
+        session = session_of(record)
+        return (
+            record.state is State.LENT
+            and record.discard is None
+            and record.generation == self.stock.generation
+            and record.expires_at > self.loop.time()
+            and not (self.paused or self.permits.owed)
+            and not (session.lost or session.doubtful or session.hung_up)
+            and session.clean
+        )
+
+    def job_ended(self, record: Record) -> None:
+        """Look what a job has told about its connection."""
+        self.stock.job_ended(record)
 
     def _take_idle(self) -> Record | None:
         """Take an idle connection, if nobody is first."""
@@ -366,6 +424,7 @@ class Engine:
         self.upkeep.stop()
         while self.refuse(self._closed()):
             pass
+        self.relay.disband(self._closed)
         self.permits.disband()
         stock.stop_retrying()
         stock.expire(stock.idle, "the pool closes")
@@ -461,15 +520,43 @@ class Engine:
         if self.closing:
             raise self._closed()
 
-    def _refuse_if_hopeless(self) -> None:
+    def refuse_if_hopeless(self) -> None:
+        """Raise where nobody else may wait, or all would wait for each other."""
         limit = self.options.max_waiting
-        if limit is not None and self.permits.waiting >= limit:
+        waiting = self.permits.waiting + self.relay.waiting
+        if limit is not None and waiting >= limit:
             raise TooManyWaiters(
-                f"pool {self.name!r}: {self.permits.waiting} tasks wait already, as many as "
+                f"pool {self.name!r}: {waiting} tasks wait already, as many as "
                 f"max_waiting allows; {self._situation()}"
             )
         if self._is_deadlocked(certain=True):
             raise self._deadlock()
+
+    def refusal(self, since: float) -> PoolError | None:
+        """Make the error for who waits in vain, too long or for ever; None for who may go on."""
+        now, timeout = self.loop.time(), self.options.timeout
+        if timeout is not None and now >= since + timeout:
+            return self._too_late(timeout)
+        if now >= since + _until_doubt(timeout) and self._is_deadlocked(certain=False):
+            return self._deadlock()
+        return None
+
+    def next_look(self, since: float) -> float:
+        """Tell when to look again at who waits."""
+        now, timeout = self.loop.time(), self.options.timeout
+        doubt = since + _until_doubt(timeout)
+        if now < doubt:
+            return doubt
+        return now + _DOUBT if timeout is None else since + timeout
+
+    def _too_late(self, timeout: float | None) -> PoolTimeout:
+        self.counters.timeouts += 1
+        error = PoolTimeout(
+            f"pool {self.name!r}: no connection within {timeout:g} s; {self._situation()}"
+            f"{_reports.oldest(self._out())}"
+        )
+        error.__cause__ = self.stock.connect_error
+        return error
 
     def _suspect(
         self, limit: asyncio.Timeout, deadline: float | None, deadlock: list[PoolDeadlock]
@@ -507,3 +594,19 @@ class Engine:
 
     def _situation(self) -> str:
         return _reports.situation(self.stock, len(self.waiters), paused=self.paused)
+
+
+def _lets_relay(options: Options) -> bool:
+    """Tell whether a connection may go from one borrower to the next with nothing in between."""
+    return bool(
+        options.cleanup in ("rollback", None)
+        and options.check in ("auto", None)
+        and options.max_uses is None
+        and options.max_idle
+        and options.max_age
+    )
+
+
+def _until_doubt(timeout: float | None) -> float:
+    """Tell after how many seconds of a wait a probable deadlock is taken for one."""
+    return _DOUBT if timeout is None else timeout / 2

@@ -43,11 +43,15 @@ class Lane:
         """True while something runs."""
         return self._task is not None
 
+    def put(self, job: Job) -> None:
+        """Queue a job, whose result may be awaitable; it is told when it has ended."""
+        self._waiting.append((job, copy_context()))
+        self._go_on()
+
     def submit(self, work: Callable[[], Any], done: Done) -> Job:
         """Queue a call, whose result may be awaitable; `done(value, error)` is called then."""
         job = Job(work, done)
-        self._waiting.append((job, copy_context()))
-        self._go_on()
+        self.put(job)
         return job
 
     def encloses_caller(self) -> bool:
@@ -89,20 +93,12 @@ class Lane:
             self._task.add_done_callback(self._task_ended)
 
     async def _make(self, job: Job) -> None:
-        work, job.work = job.work, None
-        job.started = True
         _enclosing.set((*_enclosing.get(), job))
-        try:
-            if work is not None and not job.dropped:
-                value = work()
-                if type(value) is CoroutineType or isawaitable(value):
-                    value = await value
-                job.value = value
-        except BaseException as error:  # noqa: BLE001 - it is raised again where it is awaited
-            job.error = error
-        finally:
-            del work  # an error's frames lead back to this one
-        self._end(job)
+        following: Job | None = job
+        while following is not None:
+            job = following
+            await _run(job)
+            following = self._end(job)
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         """End a job whose task was cancelled ahead of its first step, which leaves no trace."""
@@ -112,14 +108,34 @@ class Lane:
             self._job.error = asyncio.CancelledError()
             self._end(self._job)
 
-    def _end(self, job: Job) -> None:
+    def _end(self, job: Job) -> Job | None:
+        """Tell how a job has ended; return the one that goes on in its task, if any."""
         if self._cut and isinstance(job.error, asyncio.CancelledError):
             job.error = PoolError(
                 f"pool {self._executor.name!r}: the connection was cut off while this ran"
             )
-        self._job = self._task = None
-        self._go_on()
+        self._job = following = job.successor()
+        if following is None:
+            self._task = None
+            self._go_on()
         job.tell()
+        return following
+
+
+async def _run(job: Job) -> None:
+    """Make the call and keep its outcome."""
+    work, job.work = job.work, None
+    job.started = True
+    try:
+        if work is not None and not job.dropped:
+            value = work()
+            if type(value) is CoroutineType or isawaitable(value):
+                value = await value
+            job.value = value
+    except BaseException as error:  # noqa: BLE001 - it is raised again where it is awaited
+        job.error = error
+    finally:
+        del work  # an error's frames lead back to this one
 
 
 async def on_thread(work: Callable[[], Any]) -> Any:

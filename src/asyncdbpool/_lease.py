@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from asyncdbpool import _stacks
+from asyncdbpool._stacks import Stack
 from asyncdbpool._workers import Done, Job, raise_interrupt
 from asyncdbpool.errors import ConnectionReturned, PoolError, WrongEventLoop
 from asyncdbpool.stats import Counters, LeaseInfo
@@ -61,7 +62,7 @@ class Lease:
         session: What happens to it in its turn.
         cleanup: What is done on return, unless the return says otherwise.
         taken_at: Loop time of the loan.
-        stack: Where it was taken.
+        stack: Where it was taken; None where its user does nothing but wait, so that it is there.
         statement: The last statement, for those who ask who holds what.
         certain: True where the task surely keeps the lease for itself (deadlock detection).
         ended: Why it cannot be used any more, or None; a connection's thread reads it, too.
@@ -90,6 +91,8 @@ class Lease:
         session: BaseSession,
         cleanup: Cleanup,
         *,
+        task: asyncio.Task[Any] | None,
+        stack: Stack | None,
         certain: bool,
     ) -> None:
         self.lender = lender
@@ -98,14 +101,20 @@ class Lease:
         self.cleanup: Cleanup = cleanup
         self.certain = certain
         self.taken_at = lender.loop.time()
-        self.stack = _stacks.capture(skip=1)
+        self.stack = stack
         self.statement: Any = None
         self.ended: str | None = None
         self.reported = False
-        self._user: Callable[[], asyncio.Task[Any] | None] = _nobody
-        task = asyncio.current_task()
-        if task is not None:
-            self._user = weakref.ref(task)
+        self._user = _nobody if task is None else weakref.ref(task)
+
+    def pass_on(self, task: asyncio.Task[Any] | None, statement: Any) -> None:
+        """Let another task have it, for a statement of its own."""
+        now = self.lender.loop.time()
+        self.lender.counters.use_seconds += now - self.taken_at
+        self.taken_at = now
+        self.statement = statement
+        self.reported = False
+        self._user = _nobody if task is None else weakref.ref(task)
 
     @property
     def user(self) -> asyncio.Task[Any] | None:
@@ -123,7 +132,7 @@ class Lease:
             task="?" if task is None else task.get_name(),
             age=self.lender.loop.time() - self.taken_at,
             statement=None if self.statement is None else str(self.statement),
-            stack=_stacks.render(self.stack),
+            stack=_stacks.render(_stacks.of_task(task) if self.stack is None else self.stack),
             returning=self.ended is not None,
         )
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Literal
 
 __all__ = ["Permits"]
+
+
+def _nobody() -> bool:
+    return False
 
 
 class Permits(asyncio.Semaphore):
@@ -14,14 +19,20 @@ class Permits(asyncio.Semaphore):
     First come, first served, and a waiter that is cancelled in the very tick in which it was
     served passes its permit on: both are `asyncio.Semaphore`'s own promises (Python >= 3.11).
 
+    Args:
+        size: How many there are.
+        heir: Asked first when one has become free; it takes the permit over and says True, or
+            False where nobody stands in front of those who wait here.
+
     Attributes:
         owed: Permits to swallow after a shrink, as they come back.
         taken: Permits that are out.
         waiting: Tasks that wait for one.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, heir: Callable[[], bool] = _nobody) -> None:
         super().__init__(size)
+        self._heir = heir
         self.size = size
         self.taken = 0
         self.waiting = 0
@@ -54,6 +65,12 @@ class Permits(asyncio.Semaphore):
         if self.owed:
             self.owed -= 1
         else:
+            self._set_free()
+
+    def _set_free(self) -> None:
+        if self._heir():
+            self.taken += 1
+        else:
             super().release()
 
     async def resize(self, size: int) -> None:
@@ -63,7 +80,7 @@ class Permits(asyncio.Semaphore):
             if self.owed:
                 self.owed -= 1
             else:
-                super().release()
+                self._set_free()
         self.owed += max(0, -change)
         await self._collect()
 

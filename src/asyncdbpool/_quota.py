@@ -89,6 +89,11 @@ class Quota:
         for cap in caps:
             cap.quotas.append(self)
 
+    @property
+    def shared(self) -> bool:
+        """True where other pools may want the room of this one's connections."""
+        return bool(self._caps)
+
     def join(self, member: Member) -> None:
         """Serve this pool from now on (again, after a close and an open)."""
         self.member = member

@@ -9,8 +9,9 @@ import sys
 import traceback
 from pathlib import Path
 from types import CodeType, FrameType
+from typing import Any
 
-__all__ = ["Stack", "capture", "render"]
+__all__ = ["Stack", "capture", "of_task", "render"]
 
 Stack = tuple[tuple[CodeType, int], ...]
 
@@ -32,6 +33,16 @@ def capture(skip: int) -> Stack:
         frames.append((frame.f_code, frame.f_lasti))
         frame = frame.f_back
     return tuple(frames)
+
+
+def of_task(task: asyncio.Task[Any] | None) -> Stack:
+    """Tell where a task waits now, as `capture()` would have there."""
+    frames: list[tuple[CodeType, int]] = []
+    waiting: Any = None if task is None else task.get_coro()
+    while (frame := getattr(waiting, "cr_frame", None)) is not None:
+        frames.append((frame.f_code, frame.f_lasti))
+        waiting = waiting.cr_await
+    return tuple(reversed(frames))
 
 
 def render(stack: Stack) -> str:

@@ -366,13 +366,17 @@ class Stock:
         value: Any,
         error: BaseException | None,
     ) -> None:
+        self.job_ended(record)
+        done(value, error)
+
+    def job_ended(self, record: Record) -> None:
+        """Look what a job has told about its connection."""
         record.pending -= 1
         session = record.session
         if session is not None and session.lost:
             self.condemn(record, "it was lost", others=not session.hung_up)
         elif session is not None and session.doubtful:
             self.condemn(record, "nobody can say what state it is in", others=False)
-        done(value, error)
 
     def hang_up(self) -> bool:
         """Shut every socket down; False where there is none."""

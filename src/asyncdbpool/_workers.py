@@ -19,18 +19,26 @@ __all__ = ["Done", "Executor", "Hand", "Job", "Worker", "raise_interrupt"]
 Done = Callable[[Any, BaseException | None], None]
 
 
+def _told(value: Any, error: BaseException | None) -> None:
+    """Stand for whoever has been told."""
+
+
 class Job:
     """One call to make for a connection, and whom to tell of its end."""
 
     __slots__ = ("done", "dropped", "error", "started", "value", "work")
 
-    def __init__(self, work: Callable[[], Any], done: Done) -> None:
-        self.work: Callable[[], Any] | None = work
+    def __init__(self, work: Callable[[], Any] | None = None, done: Done = _told) -> None:
+        self.work = work
         self.done = done
         self.dropped = False  # set by the loop: nobody wants it any more
         self.started = False  # set by the worker
         self.value: Any = None  # set by the worker, read by the loop once it is told
         self.error: BaseException | None = None
+
+    def successor(self) -> Job | None:
+        """Tell, where it ends, what the same hand is to do next of all."""
+        return None
 
     def run(self) -> None:
         """Make the call and keep its outcome, with nothing of the driver's left in the frames."""
@@ -66,6 +74,9 @@ class Hand(Protocol):
     def alive(self) -> bool:
         """True while there is something that is not at its end."""
         ...
+
+    def put(self, job: Job) -> None:
+        """Queue a job, which is told on the event loop when it has ended."""
 
     def submit(self, work: Callable[[], Any], done: Done) -> Job:
         """Queue a call; `done(value, error)` runs on the event loop afterwards."""
@@ -110,10 +121,14 @@ class Worker:
         """True until the thread has ended."""
         return self._thread.is_alive()
 
+    def put(self, job: Job) -> None:
+        """Queue a job, which is told on the event loop when it has ended."""
+        self._jobs.put(job)
+
     def submit(self, work: Callable[[], Any], done: Done) -> Job:
         """Queue a call; `done(value, error)` runs on the event loop afterwards."""
         job = Job(work, done)
-        self._jobs.put(job)
+        self.put(job)
         return job
 
     def encloses_caller(self) -> bool:
@@ -134,8 +149,10 @@ class Worker:
         self._jobs.put(None)
 
     def _live(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        following: Job | None = None
+        while (job := following or self._jobs.get()) is not None:
             job.run()
+            following = job.successor()
             delivered = self._executor.deliver(job)
             del job  # an idle thread holds nothing of the last call
             if not delivered:
@@ -253,10 +270,6 @@ class Executor:
                     self._woken = True
                     self.loop.call_soon(self._drain)
                 raise
-
-
-def _told(value: Any, error: BaseException | None) -> None:
-    """Stand for whoever has been told."""
 
 
 def raise_interrupt(error: BaseException | None) -> None:

@@ -462,17 +462,10 @@ class ConnectionPool:
         return await self._once("apply", fn, args, kwargs, statement=name)
 
     async def _once(self, work: str, *args: Any, statement: Any = None) -> Any:
-        """Borrow, have one of the session's operations done as a one-shot, and return."""
-        options = self._options
-        lease = await self._opened().acquire(options.timeout, options.cleanup, certain=True)
-        lease.statement = statement or args[0]
-        try:
-            result = await lease.call(lease.session.once, work, *args)
-        except BaseException as error:
-            await lease.close(error)
-            raise
-        await lease.close()
-        return result
+        """Have one of the session's operations done as a one-shot."""
+        engine = self._opened()
+        engine.refuse_if_closed()
+        return await engine.relay.run(work, args, statement or args[0])
 
     # Live changes
 

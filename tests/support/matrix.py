@@ -16,6 +16,8 @@ from typing import Any
 import anyio
 
 from asyncdbpool import Connection, ConnectionPool, ConnectionReturned, ConnectTimeout, PoolError
+from asyncdbpool._lease import Lease
+from asyncdbpool._relay import Shot
 from asyncdbpool.testing import NEVER, Act, Fake, Gate, NativeFake, check_invariants, now, settle
 from asyncdbpool.testing.invariants import threads_of
 
@@ -428,9 +430,10 @@ class _Play:
         """Fail, and note whom it hits; on whatever thread."""
         engine = self.pool._engine
         assert engine is not None
-        if any(lease.user is self.other for lease in engine.leases):
+        users = [_user(lease) for lease in engine.leases]
+        if self.other in users:
             self.met_by = "the other"
-        elif any(lease.user is self.borrower for lease in engine.leases):
+        elif self.borrower in users:
             self.met_by = "the borrower"
         else:
             self.met_by = "nobody"
@@ -677,3 +680,10 @@ def _asked_natively(gate: Gate) -> Callable[[], Awaitable[dict[str, Any]]]:
         return {}
 
     return credentials
+
+
+def _user(lease: Lease) -> asyncio.Task[Any] | None:
+    """Tell who has the connection now, also where the event loop has yet to hear of it."""
+    session: Any = lease.session
+    running = session._running if session.driver.native else session.gate._running
+    return running.task if isinstance(running, Shot) else lease.user
