@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from asyncdbpool import ConnectionPool, ConnectionReturned
-from asyncdbpool.testing import Fake, FakeDriver, settle, virtual_time
+from asyncdbpool.testing import NEVER, Fake, FakeDriver, settle, virtual_time
 from asyncdbpool.testing.invariants import join_threads, threads_of
 
 
@@ -206,3 +206,19 @@ def test_a_connection_whose_pool_was_given_up_says_so() -> None:
         conn.cursor()
     join_threads(pool)
     assert fake.open == 0
+
+
+@virtual_time
+async def test_a_cancel_keeps_no_answer_alive_nor_the_proxy_behind_it() -> None:
+    fake = Fake()
+    async with make(fake, name="dropped") as pool:
+        conns = [await pool.get()]
+        fake.execute.once(NEVER)
+        statement = asyncio.create_task(conns[0].fetch_all("SELECT n"))
+        await settle()
+        await conns[0].cancel()
+        with pytest.raises(fake.Error):
+            await statement
+        del statement
+        with pytest.warns(ResourceWarning, match="dropped without being returned"):
+            drop(conns)

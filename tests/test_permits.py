@@ -1,126 +1,89 @@
-"""The semaphore that counts, that can be resized, and that can send its waiters home."""
+"""The semaphore that counts, that can be resized, and whose permits go to those in line first."""
 
 import asyncio
-from typing import Literal
 
 import pytest
 
 from asyncdbpool._permits import Permits
-from asyncdbpool.testing import settle, virtual_time
-
-Waiter = asyncio.Task[Literal[True]]
+from asyncdbpool.testing import virtual_time
 
 
-async def waiters(permits: Permits, count: int) -> list[Waiter]:
-    tasks = [asyncio.create_task(permits.acquire()) for _ in range(count)]
-    await settle()
-    return tasks
+class Heir:
+    """Stands for the line: takes over as many permits as tasks wait there."""
+
+    def __init__(self, waiting: int = 0) -> None:
+        self.waiting = waiting
+
+    def __call__(self) -> bool:
+        if not self.waiting:
+            return False
+        self.waiting -= 1
+        return True
 
 
-def done(tasks: list[Waiter]) -> list[bool]:
-    return [task.done() for task in tasks]
+async def all_out(size: int, heir: Heir | None = None) -> Permits:
+    permits = Permits(size, heir or Heir())
+    for _ in range(size):
+        await permits.acquire()
+    return permits
 
 
 @virtual_time
 async def test_it_is_a_semaphore_that_counts() -> None:
-    permits = Permits(2)
+    permits = Permits(2, Heir())
     assert isinstance(permits, asyncio.Semaphore)
-    assert (permits.free, permits.taken, permits.waiting) == (2, 0, 0)
+    assert (permits.free, permits.taken, permits.locked()) == (2, 0, False)
     assert await permits.acquire() is True
     assert await permits.acquire() is True
-    tasks = await waiters(permits, 2)
-    assert (permits.free, permits.taken, permits.waiting) == (0, 2, 2)
-    for _ in range(4):
-        permits.release()
-        await settle()
-    assert done(tasks) == [True, True]
-    assert (permits.free, permits.taken, permits.waiting) == (2, 0, 0)
+    assert (permits.free, permits.taken, permits.locked()) == (0, 2, True)
+    permits.release()
+    assert (permits.free, permits.taken, permits.locked()) == (1, 1, False)
 
 
 @virtual_time
-async def test_an_uncontended_acquire_does_not_suspend() -> None:
-    permits = Permits(1)
+async def test_an_acquire_does_not_suspend() -> None:
+    permits = Permits(1, Heir())
     with pytest.raises(StopIteration):
         permits.acquire().send(None)
 
 
 @virtual_time
-async def test_first_come_first_served_with_cancellations_in_between() -> None:
-    permits = Permits(1)
-    await permits.acquire()
-    tasks = await waiters(permits, 5)
-    tasks[0].cancel()
-    tasks[3].cancel()
-    await settle()
-    assert permits.waiting == 3
-    served = []
-    for _ in range(3):
-        permits.release()
-        await settle()
-        served.append([n for n, task in enumerate(tasks) if task.done() and not task.cancelled()])
-    assert served == [[1], [1, 2], [1, 2, 4]]
+async def test_a_permit_that_comes_back_goes_to_the_line_first() -> None:
+    heir = Heir(waiting=1)
+    permits = await all_out(2, heir)
+    permits.release()
+    assert (heir.waiting, permits.free, permits.taken) == (0, 0, 2)
+    permits.release()
+    assert (permits.free, permits.taken) == (1, 1)
 
 
 @virtual_time
-async def test_a_waiter_cancelled_in_the_tick_of_its_turn_passes_the_permit_on() -> None:
-    permits = Permits(1)
-    await permits.acquire()
-    first, second = await waiters(permits, 2)
-    permits.release()
-    first.cancel()
-    await settle()
-    assert (first.cancelled(), second.done(), permits.taken) == (True, True, 1)
-
-
-@virtual_time
-async def test_between_release_and_wake_up_nobody_slips_in() -> None:
-    permits = Permits(1)
-    await permits.acquire()
-    (waiter,) = await waiters(permits, 1)
-    permits.release()
-    assert permits.locked()
-    assert permits.free == 0
-    late = asyncio.create_task(permits.acquire())
-    await settle()
-    assert (waiter.done(), late.done()) == (True, False)
-    permits.release()
-    await late
-
-
-@virtual_time
-async def test_growing_serves_waiters() -> None:
-    permits = Permits(1)
-    await permits.acquire()
-    tasks = await waiters(permits, 3)
-    await permits.resize(3)
-    await settle()
-    assert done(tasks) == [True, True, False]
-    assert (permits.free, permits.taken) == (0, 3)
-    permits.release()
-    await settle()
+async def test_growing_serves_the_line() -> None:
+    heir = Heir(waiting=2)
+    permits = await all_out(1, heir)
+    await permits.resize(4)
+    assert (heir.waiting, permits.free, permits.taken) == (0, 1, 3)
 
 
 @virtual_time
 async def test_shrinking_takes_free_permits_now_and_the_others_as_they_come_back() -> None:
-    permits = Permits(5)
+    heir = Heir()
+    permits = Permits(5, heir)
     for _ in range(3):
         await permits.acquire()
     await permits.resize(1)
-    assert (permits.free, permits.locked()) == (0, True)
-    (waiter,) = await waiters(permits, 1)
-    for still_waits in (True, True, False):
+    assert (permits.free, permits.locked(), permits.taken) == (0, True, 3)
+    heir.waiting = 1
+    for still_waits in (1, 1, 0):
         permits.release()
-        await settle()
-        assert waiter.done() is not still_waits
+        assert heir.waiting == still_waits
     permits.release()
     assert (permits.free, permits.taken) == (1, 0)
 
 
 @virtual_time
 async def test_growing_forgives_what_a_shrink_has_left_owed() -> None:
-    permits = Permits(4)
-    for _ in range(4):
-        await permits.acquire()
+    permits = await all_out(4)
     await permits.resize(1)
     await permits.resize(3)
     for _ in range(4):
@@ -130,7 +93,7 @@ async def test_growing_forgives_what_a_shrink_has_left_owed() -> None:
 
 @virtual_time
 async def test_resizing_never_suspends() -> None:
-    permits = Permits(4)
+    permits = Permits(4, Heir())
     await permits.acquire()
     for size in (9, 1, 5, 2, 1):
         with pytest.raises(StopIteration):
@@ -141,40 +104,8 @@ async def test_resizing_never_suspends() -> None:
 
 
 @virtual_time
-async def test_a_shrink_that_races_a_cancelled_hand_over_lends_no_permit_too_many() -> None:
-    permits = Permits(2)
-    for _ in range(2):
-        await permits.acquire()
-    (waiter,) = await waiters(permits, 1)
-    permits.release()  # to the waiter
-    await permits.resize(1)
-    waiter.cancel()
-    await settle()
-    late = asyncio.create_task(permits.acquire())
-    await settle()
-    assert permits.taken <= permits.size
-    permits.release()
-    await settle()
-    assert late.done()
-
-
-@virtual_time
-async def test_disbanding_wakes_everybody_at_once() -> None:
-    permits = Permits(1)
-    await permits.acquire()
-    tasks = await waiters(permits, 4)
-    tasks[1].cancel()
-    permits.disband()
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert done(tasks) == [True] * 4
-
-
-@virtual_time
 async def test_what_several_shrinks_and_a_growth_leave_owing_is_swallowed_to_the_last() -> None:
-    permits = Permits(4)
-    for _ in range(4):
-        await permits.acquire()
+    permits = await all_out(4)
     await permits.resize(3)
     await permits.resize(1)
     for _ in range(3):

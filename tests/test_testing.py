@@ -281,7 +281,7 @@ def outlive_a_generation(pool: ConnectionPool) -> None:
 
 def take_a_permit(pool: ConnectionPool) -> None:
     engine: Any = pool._engine
-    engine.permits.taken += 1
+    engine.permits._value -= 1
 
 
 def lend_to_nobody(pool: ConnectionPool) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from asyncdbpool import _forks, _reports, _stacks
 from asyncdbpool._claims import Claims
 from asyncdbpool._lease import Lease
+from asyncdbpool._line import Line, Turn
 from asyncdbpool._options import Cleanup, Options
 from asyncdbpool._permits import Permits
 from asyncdbpool._record import Record, State
@@ -48,6 +49,7 @@ class Engine:
     Attributes:
         stock: The connections.
         permits: The limit; a lease holds one permit until its connection is idle or closed.
+        line: Those who wait for a permit.
         relay: The one-shots.
         leases: What is lent, the oldest first.
         returns: What is being cleaned or closed after a lease, and the future that waits for it.
@@ -72,6 +74,7 @@ class Engine:
         self._changes: dict[asyncio.Future[None], None] = {}
         self._quota = plan.quota
         self._quota.join(self)
+        self.line = Line(self, options.timeout)
         self.relay = Relay(self, enabled=_lets_relay(options) and not self._quota.shared)
         self.upkeep = Upkeep(self)
 
@@ -90,51 +93,66 @@ class Engine:
         task, stack = asyncio.current_task(), _stacks.capture(skip=1)
         return self._lend(record, cleanup, task=task, stack=stack, certain=certain)
 
-    async def acquire_for(self, shot: Shot) -> Lease:
-        """Lend a connection for a one-shot, which has a permit already if it has stood in line."""
+    async def acquire_for(self, shot: Shot, *, permit: bool) -> Lease:
+        """Lend a connection for a one-shot, which may have a permit already."""
         options = self.options
-        if not shot.waiting:
+        if not permit:
             return await self.acquire(options.timeout, options.cleanup, certain=True)
-        self.relay.leave_line(shot)
         return self._lend_for(shot, await self._wait(options.timeout, shot.since, permit=True))
 
     async def _wait(self, timeout: float | None, began: float, *, permit: bool) -> Record:
         """Wait for a permit, unless there is one already, and then for a connection."""
-        task = asyncio.current_task()
+        task, entered = asyncio.current_task(), self.loop.time()
         self.waiters[task] = began
-        waiting = self.loop.time()
-        deadline = None if timeout is None else began + timeout
-        limit = asyncio.timeout_at(deadline if permit else None)
-        suspicion: asyncio.TimerHandle | None = None
-        deadlock: list[PoolDeadlock] = []
+        try:
+            record = None if permit else await self._stand_in_line(timeout)
+            return record or await self._find(timeout, began)
+        finally:
+            del self.waiters[task]
+            self.counters.wait_seconds += self.loop.time() - entered
+
+    async def _stand_in_line(self, timeout: float | None) -> Record | None:
+        """Wait for a permit, which a connection may come with."""
+        self.refuse_if_hopeless()
+        turn = Turn(self.loop, timeout)
+        self.line.join(turn)
+        try:
+            served = await turn.future
+        except asyncio.CancelledError:
+            if not turn.future.cancelled():  # served in the very tick of the cancellation
+                self._refund_turn(turn.future.result())
+            raise
+        finally:
+            self.line.leave(turn)
+        if isinstance(served, BaseException):
+            raise served
+        if self.closing:
+            self._refund_turn(served)
+            raise self._closed()
+        return served
+
+    def _refund_turn(self, served: Record | BaseException | None) -> None:
+        """Take back the permit, and the connection, that somebody in line will not have."""
+        if not isinstance(served, BaseException):
+            if served is not None:
+                self._refund(served)
+            self.permits.release()
+
+    async def _find(self, timeout: float | None, began: float) -> Record:
+        """Find a connection, with a permit, which goes back where that fails."""
+        limit = asyncio.timeout_at(None if timeout is None else began + timeout)
         try:
             async with limit:
                 try:
-                    if not permit:
-                        self.refuse_if_hopeless()
-                        doubt = began + _until_doubt(timeout)
-                        suspicion = self.loop.call_at(
-                            doubt, self._suspect, limit, deadline, deadlock
-                        )
-                        await self.permits.acquire()
-                        permit = True
                     self.refuse_if_closed()
                     return self._take_idle() or await self._claim()
                 except BaseException:
-                    if permit:
-                        self.permits.release()
+                    self.permits.release()
                     raise
         except TimeoutError as error:
             if not (limit.expired() and isinstance(error.__cause__, asyncio.CancelledError)):
                 raise  # a driver's own
-            if deadlock:
-                raise deadlock[0] from None
             raise self._too_late(timeout) from self.stock.connect_error
-        finally:
-            if suspicion is not None:
-                suspicion.cancel()
-            del self.waiters[task]
-            self.counters.wait_seconds += self.loop.time() - waiting
 
     async def _claim(self) -> Record:
         """Wait, with a permit, for a connection: a returned one, a checked one or a new one."""
@@ -185,15 +203,15 @@ class Engine:
         return self._lend(record, self.options.cleanup, task=shot.task, stack=None, certain=True)
 
     def _serve_line(self) -> bool:
-        """Give a permit that has become free to the first one-shot in line, if there is one."""
-        shot = self.relay.first()
-        if shot is None:
+        """Give a permit that has become free to the first in line, if there is one."""
+        waiter = self.line.first()
+        if waiter is None:
             return False
         record = self._take_idle()
-        if record is None:
-            shot.future.set_result(None)
+        if record is not None and isinstance(waiter, Shot):
+            self.relay.begin(waiter, self._lend_for(waiter, record))
         else:
-            self.relay.begin(shot, self._lend_for(shot, record))
+            waiter.future.set_result(record)
         return True
 
     def goes_on(self, record: Record) -> bool:
@@ -247,7 +265,11 @@ class Engine:
         """Decide about a connection that has been made, checked or cleaned."""
         if self._is_unwanted(record):
             self.stock.close(record)
-            return
+        else:
+            self._place(record)
+
+    def _place(self, record: Record) -> None:
+        """Let a connection go to the first who waits for one, or be idle."""
         waited_for = not self.paused and bool(self._claims)
         checked_first = record.state is State.RETURNING and self.stock.checks_always
         if waited_for and not checked_first:
@@ -264,7 +286,7 @@ class Engine:
             or record.discard is not None
             or record.generation != self.stock.generation
             or self.stock.surplus() > 0
-            or self._quota.claims_room()
+            or (self._quota.shared and self._quota.claims_room())
         )
 
     def refuse(self, error: BaseException) -> bool:
@@ -292,14 +314,15 @@ class Engine:
         record, session = lease.record, lease.session
         lease.ended = "was returned" if discard is None else f"is gone: {discard}"
         del self.leases[lease]
-        self.counters.use_seconds += self.loop.time() - lease.taken_at
+        now = self.loop.time()
+        self.counters.use_seconds += now - lease.taken_at
         record.move(State.RETURNING)
         record.discard = record.discard or discard
-        worn_out = self._is_worn_out(record) or self._is_unwanted(record)
+        worn_out = self._is_worn_out(record, now) or self._is_unwanted(record)
         always = callable(cleanup) or cleanup == "reset"
         if not (worn_out or always or record.pending) and session.clean:
             self._let_go(record)
-            self.fit(record)
+            self._place(record)
             return None
         for token in record.tokens:
             self.stock.cancelling.until_ended(record, token)
@@ -313,12 +336,12 @@ class Engine:
             self.submit(record, partial(session.clean_up, cleanup), partial(self._cleaned, record))
         return None if record.orphans else settled
 
-    def _is_worn_out(self, record: Record) -> bool:
+    def _is_worn_out(self, record: Record, now: float) -> bool:
         options = self.options
         return (
             not options.max_idle
             or not options.max_age
-            or record.expires_at <= self.loop.time()
+            or record.expires_at <= now
             or (options.max_uses is not None and record.uses >= options.max_uses)
         )
 
@@ -358,8 +381,12 @@ class Engine:
                 change.set_result(None)
 
     def submit(self, record: Record, work: Callable[[], Any], done: Done) -> Job:
-        """Hand a job to a connection's worker."""
+        """Hand a call to a connection's worker."""
         return self.stock.submit(record, work, done)
+
+    def put(self, record: Record, job: Job) -> None:
+        """Hand a job to a connection's worker, which tells of its end by `job_ended()`."""
+        self.stock.put(record, job)
 
     def orphaned(self, record: Record, token: object, *, cancel: bool) -> None:
         """Cancel in the database what runs for nobody, and bound the time that it may take."""
@@ -424,8 +451,7 @@ class Engine:
         self.upkeep.stop()
         while self.refuse(self._closed()):
             pass
-        self.relay.disband(self._closed)
-        self.permits.disband()
+        self.line.disband(self._closed)
         stock.stop_retrying()
         stock.expire(stock.idle, "the pool closes")
         if not await self._until(lambda: not stock.records, timeout):
@@ -523,7 +549,7 @@ class Engine:
     def refuse_if_hopeless(self) -> None:
         """Raise where nobody else may wait, or all would wait for each other."""
         limit = self.options.max_waiting
-        waiting = self.permits.waiting + self.relay.waiting
+        waiting = self.line.waiting
         if limit is not None and waiting >= limit:
             raise TooManyWaiters(
                 f"pool {self.name!r}: {waiting} tasks wait already, as many as "
@@ -532,18 +558,18 @@ class Engine:
         if self._is_deadlocked(certain=True):
             raise self._deadlock()
 
-    def refusal(self, since: float) -> PoolError | None:
+    def refusal(self, since: float, timeout: float | None) -> PoolError | None:
         """Make the error for who waits in vain, too long or for ever; None for who may go on."""
-        now, timeout = self.loop.time(), self.options.timeout
+        now = self.loop.time()
         if timeout is not None and now >= since + timeout:
             return self._too_late(timeout)
         if now >= since + _until_doubt(timeout) and self._is_deadlocked(certain=False):
             return self._deadlock()
         return None
 
-    def next_look(self, since: float) -> float:
+    def next_look(self, since: float, timeout: float | None) -> float:
         """Tell when to look again at who waits."""
-        now, timeout = self.loop.time(), self.options.timeout
+        now = self.loop.time()
         doubt = since + _until_doubt(timeout)
         if now < doubt:
             return doubt
@@ -558,19 +584,6 @@ class Engine:
         error.__cause__ = self.stock.connect_error
         return error
 
-    def _suspect(
-        self, limit: asyncio.Timeout, deadline: float | None, deadlock: list[PoolDeadlock]
-    ) -> None:
-        """Give up half-way where nothing speaks against a deadlock any more, or go on.
-
-        Until then the deadline is not set: few waits last that long, and each timer has its price.
-        """
-        if self._is_deadlocked(certain=False):
-            deadlock.append(self._deadlock())
-            limit.reschedule(self.loop.time())
-        else:
-            limit.reschedule(deadline)
-
     def _is_deadlocked(self, *, certain: bool) -> bool:
         """Tell whether every lease is held by a task that itself waits here.
 
@@ -578,12 +591,14 @@ class Engine:
         `connection()`, or that task has used it last); one taken by hand and not used yet may be
         on its way to another task, and counts only after half of the wait.
         """
-        return len(self.leases) >= self.permits.size and all(
-            lease.user in self.waiters
-            and not lease.record.pending
-            and (lease.certain or not certain)
-            for lease in self.leases
-        )
+        if len(self.leases) < self.permits.size:
+            return False
+        for lease in self.leases:
+            if lease.record.pending or lease.user not in self.waiters:
+                return False
+            if certain and not lease.certain:
+                return False
+        return True
 
     def _deadlock(self) -> PoolDeadlock:
         return PoolDeadlock(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import Condition
+from threading import Condition, Lock
 
 from asyncdbpool.drivers.base import Unanswered
 
@@ -22,7 +22,8 @@ class Gate:
     """
 
     def __init__(self) -> None:
-        self._changed = Condition()
+        self._lock = Lock()
+        self._changed = Condition(self._lock)
         self._running: object = None
         self._under_way = 0
         self._given_up = False
@@ -31,20 +32,20 @@ class Gate:
 
     def enter(self, token: object) -> None:
         """Begin an operation; one without a token cannot be cancelled."""
-        with self._changed:
-            self._running = token
+        self._running = token
 
     def leave(self) -> bool:
         """End the operation, once no cancel is on its way any more; tell whether one was sent."""
-        with self._changed:
+        with self._lock:
             self._running = None
-            self._changed.wait_for(lambda: not self._under_way or self._given_up)
+            if self._under_way:
+                self._changed.wait_for(lambda: not self._under_way or self._given_up)
             hit, self.hit = self.hit, False
         return hit
 
     def cancel(self, token: object, canceller: Callable[[], None]) -> None:
         """Cancel what runs for this token, or do nothing if it has ended; blocking."""
-        with self._changed:
+        with self._lock:
             if self._running is not token:
                 return
             self.hit = True

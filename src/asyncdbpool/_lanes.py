@@ -124,18 +124,16 @@ class Lane:
 
 async def _run(job: Job) -> None:
     """Make the call and keep its outcome."""
-    work, job.work = job.work, None
     job.started = True
+    if job.dropped:
+        return
     try:
-        if work is not None and not job.dropped:
-            value = work()
-            if type(value) is CoroutineType or isawaitable(value):
-                value = await value
-            job.value = value
+        value = job.make()
+        if type(value) is CoroutineType or isawaitable(value):
+            value = await value
+        job.value = value
     except BaseException as error:  # noqa: BLE001 - it is raised again where it is awaited
         job.error = error
-    finally:
-        del work  # an error's frames lead back to this one
 
 
 async def on_thread(work: Callable[[], Any]) -> Any:

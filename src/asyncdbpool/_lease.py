@@ -30,8 +30,14 @@ class Lender(Protocol):
     counters: Counters
 
     def submit(self, record: Record, work: Callable[[], Any], done: Done) -> Job:
-        """Hand a job to the connection's worker."""
+        """Hand a call to the connection's worker."""
         ...
+
+    def put(self, record: Record, job: Job) -> None:
+        """Hand a job to the connection's worker."""
+
+    def job_ended(self, record: Record) -> None:
+        """Look what a job has told about its connection."""
 
     def give_back(
         self, lease: Lease, cleanup: Cleanup, *, discard: str | None = None
@@ -187,27 +193,21 @@ class Lease:
             BaseException: Whatever the operation raises.
         """
         self.use()
-        future = self.lender.loop.create_future()
-        token = object()
+        call = Call(self, operation, args, core, must_run=must_run, cancel=cancel)
         if core is not None:
             core.pending += 1
-        self.record.tokens[token] = None
-        job = self.lender.submit(
-            self.record,
-            partial(
-                self._perform, operation, args, must_run=must_run, token=token if cancel else None
-            ),
-            partial(self._answer, core, token, future),
-        )
+        self.record.tokens[call] = None
+        self.lender.put(self.record, call)
+        future = call.future
         try:
             value, error = await future
         except asyncio.CancelledError:
             if future.cancelled():
-                job.dropped = not must_run
+                call.dropped = not must_run
                 if cancel:
                     self.lender.counters.cancelled += 1
-                if job.started and token in self.record.tokens:  # it runs, for nobody
-                    self.lender.orphaned(self.record, token, cancel=cancel)
+                if call.started and call in self.record.tokens:  # it runs, for nobody
+                    self.lender.orphaned(self.record, call, cancel=cancel)
             else:
                 raise_interrupt(future.result()[1])
             raise
@@ -215,35 +215,19 @@ class Lease:
             try:
                 raise error
             finally:
-                del error, future, job  # no cycle of exception, traceback and frame
+                del error, future  # no cycle of exception, traceback and frame
         return value
 
-    def _perform(
-        self,
-        operation: Callable[..., Any],
-        args: tuple[Any, ...],
-        *,
-        must_run: bool,
-        token: object,
-    ) -> Any:
-        """Run in its turn, on the connection's thread if it has one."""
-        if not must_run:
-            self.check()
-        return self.session.perform(operation, args, token)
-
-    def _answer(
-        self,
-        core: CursorCore | None,
-        token: object,
-        future: asyncio.Future[Any],
-        value: Any,
-        error: BaseException | None,
-    ) -> None:
+    def call_ended(self, call: Call, value: Any, error: BaseException | None) -> None:
+        """Take note of the end of a call, whose caller may have gone."""
         record = self.record
-        record.tokens.pop(token, None)
-        record.orphans.discard(token)
-        if core is not None:
-            core.pending -= 1
+        self.lender.job_ended(record)
+        record.tokens.pop(call, None)
+        record.orphans.discard(call)
+        if call.core is not None:
+            call.core.pending -= 1
+        future = call.future
+        del call.future  # a token outlives its call, and must not keep the answer alive
         if future.cancelled():
             self.lender.answered(record)
             raise_interrupt(error)
@@ -277,6 +261,48 @@ class Lease:
         settled = self.give_back(self.cleanup)
         if settled is not None:
             await settled
+
+
+class Call(Job):
+    """One call of a borrower's on the connection, in its turn.
+
+    Attributes:
+        core: The cursor that belongs to the connection's thread meanwhile.
+        future: Ends with the value and the error, one of which is None.
+    """
+
+    __slots__ = ("_args", "_cancel", "_lease", "_must_run", "_operation", "core", "future")
+
+    def __init__(
+        self,
+        lease: Lease,
+        operation: Callable[..., Any],
+        args: tuple[Any, ...],
+        core: CursorCore | None,
+        *,
+        must_run: bool,
+        cancel: bool,
+    ) -> None:
+        super().__init__()
+        self._lease = lease
+        self._operation = operation
+        self._args = args
+        self._must_run = must_run
+        self._cancel = cancel
+        self.core = core
+        self.future: asyncio.Future[tuple[Any, BaseException | None]]
+        self.future = lease.lender.loop.create_future()
+
+    def make(self) -> Any:
+        """Make the call, unless the lease has ended meanwhile."""
+        if not self._must_run:
+            self._lease.check()
+        token = self if self._cancel else None
+        return self._lease.session.perform(self._operation, self._args, token)
+
+    def end(self, value: Any, error: BaseException | None) -> None:
+        """Take note of the end, on the event loop."""
+        self._lease.call_ended(self, value, error)
 
 
 def _nobody() -> None:

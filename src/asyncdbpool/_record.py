@@ -129,6 +129,8 @@ class State(Enum):
     CLOSING = "closing"
     CLOSED = "closed"
 
+    __hash__ = object.__hash__  # an Enum's own is computed anew each time, from the name
+
 
 MOVES: dict[State, frozenset[State]] = {
     State.CONNECTING: frozenset({State.IDLE, State.LENT, State.CLOSING, State.CLOSED}),

@@ -123,7 +123,8 @@ class Session:
     def clean(self) -> bool:
         """True where nothing has to be undone before somebody else gets the connection."""
         standing = self.standing
-        return not (standing.open or self.altered or standing.blocks or self.unfinished)
+        unfinished = bool(self.cursors) and self.unfinished
+        return not (standing.open or self.altered or standing.blocks or unfinished)
 
     @property
     def unfinished(self) -> bool:
@@ -145,7 +146,8 @@ class Session:
         """
         ends = getattr(operation, "__func__", None) in _ENDS
         failure: BaseException | None = None
-        self._sweep_quietly()
+        if self.litter:
+            self._sweep_quietly()
         self.standing.begin_operation()
         self.gate.enter(token)
         try:

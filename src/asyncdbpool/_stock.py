@@ -143,7 +143,10 @@ class Stock:
         if not checked:  # a ping is no use
             record.idle_since = self.loop.time()
         record.move(State.IDLE)
-        bisect.insort(self.idle, record, key=_idle_since)
+        if checked:
+            bisect.insort(self.idle, record, key=_idle_since)
+        else:
+            self.idle.append(record)
         if checked:
             self._keeper.due_earlier()
 
@@ -355,9 +358,15 @@ class Stock:
         done: Callable[[Any, BaseException | None], None],
     ) -> Job:
         """Give a connection's worker something to do."""
+        job = Job(work, partial(self._done, record, done))
+        self.put(record, job)
+        return job
+
+    def put(self, record: Record, job: Job) -> None:
+        """Give a connection's worker a job, whose end tells of itself by `job_ended()`."""
         assert record.worker is not None  # noqa: S101 - hired before the first job
         record.pending += 1
-        return record.worker.submit(work, partial(self._done, record, done))
+        record.worker.put(job)
 
     def _done(
         self,

@@ -26,11 +26,11 @@ def _told(value: Any, error: BaseException | None) -> None:
 class Job:
     """One call to make for a connection, and whom to tell of its end."""
 
-    __slots__ = ("done", "dropped", "error", "started", "value", "work")
+    __slots__ = ("_done", "_work", "dropped", "error", "started", "value")
 
     def __init__(self, work: Callable[[], Any] | None = None, done: Done = _told) -> None:
-        self.work = work
-        self.done = done
+        self._work = work
+        self._done = done
         self.dropped = False  # set by the loop: nobody wants it any more
         self.started = False  # set by the worker
         self.value: Any = None  # set by the worker, read by the loop once it is told
@@ -42,23 +42,31 @@ class Job:
 
     def run(self) -> None:
         """Make the call and keep its outcome, with nothing of the driver's left in the frames."""
-        work, self.work = self.work, None
         self.started = True
-        if self.dropped or work is None:
+        if self.dropped:
+            self._work = None
             return
         try:
-            self.value = work()
+            self.value = self.make()
         except BaseException as error:  # noqa: BLE001 - it is raised again where it is awaited
             self.error = error
             _forget_locals(error)
-        finally:
-            del work  # an error's frames lead back to this one
+
+    def make(self) -> Any:
+        """Make the call; for a native driver, return what is to be awaited."""
+        work, self._work = self._work, None
+        assert work is not None  # noqa: S101 - it is made once
+        return work()
 
     def tell(self) -> None:
         """Tell how it ended, on the loop, and forget it: no cycle of error and frame stays."""
-        done, value, error = self.done, self.value, self.error
-        self.done = _told
+        value, error = self.value, self.error
         self.value = self.error = None
+        self.end(value, error)
+
+    def end(self, value: Any, error: BaseException | None) -> None:
+        """Take note of the end."""
+        done, self._done = self._done, _told
         done(value, error)
 
 
@@ -293,7 +301,9 @@ def _forget_locals(error: BaseException) -> None:
             _clear_frames(link.__traceback__)
             chain += [link.__cause__, link.__context__]
     trace = error.__traceback__
-    error.__traceback__ = trace and trace.tb_next  # without this module's own frame
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    error.__traceback__ = trace  # without this module's own frames
 
 
 _SUSPENDABLE = CO_ASYNC_GENERATOR | CO_COROUTINE | CO_GENERATOR

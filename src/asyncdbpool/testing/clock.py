@@ -194,8 +194,8 @@ class Jobs(SimpleQueue[Any]):
 class Condition(threading.Condition):
     """A condition on which a worker rests; it stands in for threading's."""
 
-    def __init__(self, clock: Clock) -> None:
-        super().__init__(threading.Lock())
+    def __init__(self, clock: Clock, lock: threading.Lock) -> None:
+        super().__init__(lock)
         self._clock = clock
 
     def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
