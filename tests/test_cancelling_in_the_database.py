@@ -2,8 +2,7 @@
 
 import asyncio
 import threading
-from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, MutableSequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -501,7 +500,7 @@ class KilledBetweenBatches(MySQLdbDriver):
         self.fetched = threading.Event()
         self._cancelling = threading.Event()
 
-    def fetch(self, cursor: Any, count: int, into: deque[Any]) -> type:
+    def fetch(self, cursor: Any, count: int, into: MutableSequence[Any]) -> type:
         kind = super().fetch(cursor, count, into)
         self.fetched.set()
         self._cancelling.wait(10)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from asyncdbpool import Connection, ConnectionReturned, PoolError
-from asyncdbpool.testing import NEVER, Fake, check_invariants, now, settle, virtual_time
+from asyncdbpool.testing import NEVER, Fake, check_invariants, now, settle, sleep, virtual_time
 
 
 @virtual_time
@@ -318,31 +318,59 @@ async def test_what_a_borrower_sets_is_undone_on_return() -> None:
 
 
 @virtual_time
-async def test_cursors_left_open_are_closed_on_return() -> None:
+async def test_cursors_left_open_are_closed_soon_after_the_return() -> None:
     fake = Fake()
     async with fake.pool(max_size=1) as pool:
         async with pool.connection() as conn:
             cursors = [await conn.execute("SELECT n") for _ in range(3)]
             await conn.commit()
-        await settle()
-        assert fake.connections[0].cursors == 0
         assert not any(cursors)
+        await asyncio.sleep(0.1)
+        assert fake.connections[0].cursors == 0
+
+
+@virtual_time
+async def test_the_next_statement_closes_them_first() -> None:
+    fake = Fake()
+    async with fake.pool(max_size=1) as pool:
+        async with pool.connection() as conn:
+            first = await conn.execute("SELECT n")
+            await conn.commit()
+        async with pool.connection() as conn:
+            assert fake.connections[0].cursors == 1
+            await conn.run(lambda raw: None)
+            assert fake.connections[0].cursors == 0
+            second = await conn.execute("SELECT n")
+            await asyncio.sleep(0.1)  # nothing sweeps beneath a borrower
+            assert fake.connections[0].cursors == 1
+            await conn.commit()
+        async with pool.connection():
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)
+        assert fake.connections[0].cursors == 0
+    assert (bool(first), bool(second)) == (False, False)
 
 
 @pytest.mark.parametrize("then", ["idle", "lent"])
 @virtual_time
 async def test_a_cursor_that_cannot_be_closed_costs_its_connection(then: str) -> None:
     fake = Fake()
+
+    def fail_late() -> None:
+        sleep(0.5)
+        raise fake.Error("broken")
+
     async with fake.pool(max_size=1) as pool:
         async with pool.connection() as conn:
             cursor = await conn.execute("SELECT n")
             await conn.commit()
-            fake.cursor_close.once(fake.Error("broken"))
+            fake.cursor_close.once(fail_late)
+        await asyncio.sleep(0.1)
         if then == "lent":
             conn = await pool.get()
-            await settle()
+            await asyncio.sleep(1)
             await pool.put(conn)
-        await settle()
+        await asyncio.sleep(1)
         assert (pool.size, pool.stats().discarded, bool(cursor)) == (0, 1, False)
 
 
@@ -414,7 +442,7 @@ async def test_a_cursor_that_cannot_be_closed_costs_one_connection_and_says_so(
         await conn.commit()
         fake.cursor_close.once(KeyError("no"))
         await pool.put(conn)
-        await settle()
+        await asyncio.sleep(0.1)
         assert (pool.size, pool.idle) == (1, 1)
         del cursor
     assert "discarding a connection: a cursor could not be closed" in caplog.text

@@ -40,6 +40,7 @@ __all__ = ["Engine"]
 log = logging.getLogger("asyncdbpool")
 
 _TO_NOTICE = 0.5  # seconds that what runs may take to see that its socket was shut down
+_SOON = 0.05  # seconds for which cursors may stay open on a connection that nobody uses
 _DOUBT = 15.0  # seconds of an endless wait after which a probable deadlock is taken for one
 
 
@@ -72,6 +73,8 @@ class Engine:
         self.paused = False
         self._claims = Claims()
         self._changes: dict[asyncio.Future[None], None] = {}
+        self._sweeps: dict[Record, Callable[[], Any]] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
         self._quota = plan.quota
         self._quota.join(self)
         self.line = Line(self, options.timeout)
@@ -346,10 +349,20 @@ class Engine:
         )
 
     def _let_go(self, record: Record) -> None:
-        """Do what is left ahead of the next borrower's first statement."""
+        """Note what is left to be closed: the next statement does so, or else a sweep soon."""
         sweep = session_of(record).let_go()
         if sweep is not None:
-            self.submit(record, sweep, partial(self._swept, record))
+            self._sweeps[record] = sweep
+            if self._sweeper is None:
+                self._sweeper = self.loop.call_later(_SOON, self._sweep_idle)
+
+    def _sweep_idle(self) -> None:
+        """Have idle connections close the cursors that their last borrowers have left."""
+        self._sweeper = None
+        sweeps, self._sweeps = self._sweeps, {}
+        for record, sweep in sweeps.items():
+            if record.state is State.IDLE:
+                self.submit(record, sweep, partial(self._swept, record))
 
     def _swept(self, record: Record, value: None, error: BaseException | None) -> None:
         if error is not None:
@@ -449,6 +462,8 @@ class Engine:
         stock = self.stock
         self.closing = True
         self.upkeep.stop()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         while self.refuse(self._closed()):
             pass
         self.line.disband(self._closed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -19,25 +18,13 @@ CHUNK = 500
 
 def fetch_all(driver: Driver, raw: Any, sql: Any, params: Any) -> list[Any]:
     """Run a statement and return all of its rows."""
-
-    def rows(cursor: Any) -> list[Any]:
-        if not driver.gives_rows(cursor):
-            return list(cursor.fetchall())  # the driver's own answer, or its own error
-        found: deque[Any] = deque()
-        while True:
-            before = len(found)
-            driver.fetch(cursor, CHUNK, found)
-            if len(found) - before < CHUNK:
-                return list(found)
-            time.sleep(0)  # offers the GIL to the event loop
-
-    found: list[Any] = _run(raw, "execute", sql, params, rows)
-    return found
+    rows: list[Any] = _run(driver, raw, "execute", sql, params, _all_rows)
+    return rows
 
 
-def fetch_one(raw: Any, sql: Any, params: Any) -> Any:
+def fetch_one(driver: Driver, raw: Any, sql: Any, params: Any) -> Any:
     """Run a statement and return its first row, or None."""
-    return _run(raw, "execute", sql, params, lambda cursor: cursor.fetchone())
+    return _run(driver, raw, "execute", sql, params, _first_row)
 
 
 def column_of(row: Any, column: Any) -> Any:
@@ -49,19 +36,26 @@ def column_of(row: Any, column: Any) -> Any:
     return row[column]
 
 
-def execute(raw: Any, sql: Any, params: Any) -> int:
+def execute(driver: Driver, raw: Any, sql: Any, params: Any) -> int:
     """Run a statement and return its rowcount, -1 where it is not known."""
-    count: int = _run(raw, "execute", sql, params, _rowcount)
+    count: int = _run(driver, raw, "execute", sql, params, _rowcount)
     return count
 
 
-def execute_many(raw: Any, sql: Any, params: Any) -> int:
+def execute_many(driver: Driver, raw: Any, sql: Any, params: Any) -> int:
     """Run a statement once for each set of parameters and return the rowcount."""
-    count: int = _run(raw, "executemany", sql, params, _rowcount)
+    count: int = _run(driver, raw, "executemany", sql, params, _rowcount)
     return count
 
 
-def _run(raw: Any, method: str, sql: Any, params: Any, result: Callable[[Any], Any]) -> Any:
+def _run(  # noqa: PLR0917 - a call and its parts
+    driver: Driver,
+    raw: Any,
+    method: str,
+    sql: Any,
+    params: Any,
+    result: Callable[[Driver, Any], Any],
+) -> Any:
     cursor = raw.cursor()
     try:
         run = getattr(cursor, method)
@@ -69,7 +63,7 @@ def _run(raw: Any, method: str, sql: Any, params: Any, result: Callable[[Any], A
             run(sql)
         else:
             run(sql, params)
-        answer = result(cursor)
+        answer = result(driver, cursor)
     except BaseException:
         with suppress(Exception):  # the first error counts
             cursor.close()
@@ -78,5 +72,21 @@ def _run(raw: Any, method: str, sql: Any, params: Any, result: Callable[[Any], A
     return answer
 
 
-def _rowcount(cursor: Any) -> int:
+def _all_rows(driver: Driver, cursor: Any) -> list[Any]:
+    if not driver.gives_rows(cursor):
+        return list(cursor.fetchall())  # the driver's own answer, or its own error
+    rows: list[Any] = []
+    while True:
+        before = len(rows)
+        driver.fetch(cursor, CHUNK, rows)
+        if len(rows) - before < CHUNK:
+            return rows
+        time.sleep(0)  # offers the GIL to the event loop
+
+
+def _first_row(driver: Driver, cursor: Any) -> Any:  # noqa: ARG001 - as the others
+    return cursor.fetchone()
+
+
+def _rowcount(driver: Driver, cursor: Any) -> int:  # noqa: ARG001 - as the others
     return -1 if cursor.rowcount is None else int(cursor.rowcount)

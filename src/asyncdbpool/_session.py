@@ -239,19 +239,19 @@ class Session:
 
     def fetch_one(self, sql: Any, params: Any) -> Any:
         """Run a statement and return its first row, or None."""
-        return _queries.fetch_one(self.raw, sql, params)
+        return _queries.fetch_one(self.driver, self.raw, sql, params)
 
     def fetch_val(self, sql: Any, params: Any, column: Any) -> Any:
         """Run a statement and return one column of its first row, or None."""
-        return _queries.column_of(_queries.fetch_one(self.raw, sql, params), column)
+        return _queries.column_of(_queries.fetch_one(self.driver, self.raw, sql, params), column)
 
     def execute(self, sql: Any, params: Any) -> int:
         """Run a statement and return its rowcount, -1 where it is not known."""
-        return _queries.execute(self.raw, sql, params)
+        return _queries.execute(self.driver, self.raw, sql, params)
 
     def execute_many(self, sql: Any, params: Any) -> int:
         """Run a statement once for each set of parameters and return the rowcount."""
-        return _queries.execute_many(self.raw, sql, params)
+        return _queries.execute_many(self.driver, self.raw, sql, params)
 
     def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a method of the driver's own connection that PEP 249 does not know."""
@@ -345,7 +345,8 @@ class Session:
                 self.driver.begin_once(self.raw, work)
             result = getattr(self, work)(*args)
             self._refuse_if_hit()
-            self.sweep_all()
+            if self.litter or self.cursors:
+                self.sweep_all()
             if self.standing.wants_end(self.raw):
                 self._commit(checked=True)
         except BaseException:
@@ -376,10 +377,10 @@ class Session:
     def let_go(self) -> Callable[[], None] | None:
         """Take leave of the borrower of a clean connection; return what is to be done later."""
         self.wishes.clear()
-        if not self.cursors:
-            return None
-        self.litter.extend(self.cursors)
-        return self._sweep_late
+        for core in self.cursors:
+            if not core.closed:
+                core.leave()
+        return self._sweep_late if self.cursors else None
 
     def _sweep_late(self) -> None:
         with learning(self._learn_from):

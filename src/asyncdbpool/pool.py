@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import warnings
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -461,11 +461,11 @@ class ConnectionPool:
         name = getattr(fn, "__qualname__", type(fn).__name__)
         return await self._once("apply", fn, args, kwargs, statement=name)
 
-    async def _once(self, work: str, *args: Any, statement: Any = None) -> Any:
+    def _once(self, work: str, *args: Any, statement: Any = None) -> Awaitable[Any]:
         """Have one of the session's operations done as a one-shot."""
         engine = self._opened()
         engine.refuse_if_closed()
-        return await engine.relay.run(work, args, statement or args[0])
+        return engine.relay.run(work, args, statement or args[0])
 
     # Live changes
 

@@ -16,13 +16,13 @@ from asyncdbpool.drivers import _postgres
 from asyncdbpool.drivers.base import Unanswered, error_text, system_says
 from asyncdbpool.drivers.dbapi import Driver
 
-__all__ = ["IDLE", "Cancel", "LibpqDriver", "functions_of", "patience_of"]
+__all__ = ["IDLE", "UNKNOWN", "Cancel", "LibpqDriver", "functions_of", "patience_of"]
 
 _PATIENCE = 10.0  # seconds that a cancel may take, where no connect timeout is set
 
 IDLE = 0  # enum PGTransactionStatusType
 _FAILED = 3
-_UNKNOWN = 4
+UNKNOWN = 4
 
 
 class LibpqDriver(Driver):
@@ -52,7 +52,7 @@ class LibpqDriver(Driver):
     def in_transaction(self, raw: Any) -> bool | None:
         """Libpq tracks the state; anything but idle wants a rollback."""
         status = raw.info.transaction_status
-        return None if status == _UNKNOWN else bool(status != IDLE)
+        return None if status == UNKNOWN else bool(status != IDLE)
 
     def begin(self, raw: Any) -> None:
         """Begin by hand in autocommit; otherwise the first statement does."""

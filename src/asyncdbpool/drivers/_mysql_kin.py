@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableSequence
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -109,7 +108,7 @@ class MySQLKin(Driver):
         )
         return error
 
-    def fetch(self, cursor: Any, count: int, into: deque[Any]) -> type:
+    def fetch(self, cursor: Any, count: int, into: MutableSequence[Any]) -> type:
         """Take a streamed result row by row, so that an error loses none of the rows before it."""
         if not self.streams(cursor):
             return super().fetch(cursor, count, into)

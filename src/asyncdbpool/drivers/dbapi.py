@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableSequence
 from typing import Any, ClassVar
 
 from asyncdbpool.drivers.base import BaseDriver
@@ -186,7 +185,7 @@ class Driver(BaseDriver):
         """Close a cursor."""
         cursor.close()
 
-    def fetch(self, cursor: Any, count: int, into: deque[Any]) -> type:
+    def fetch(self, cursor: Any, count: int, into: MutableSequence[Any]) -> type:
         """Append up to `count` rows, fewer at the end, and return `fetchmany()`'s container."""
         rows: Any = cursor.fetchmany(count)
         into.extend(rows)

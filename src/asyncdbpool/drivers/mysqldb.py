@@ -65,7 +65,7 @@ class MySQLdbDriver(MySQLKin):
 def _server_status(module: Any) -> Callable[[Any], int] | None:
     """Find MariaDB's `mariadb_get_infov()` in the library that the module is linked with."""
     try:
-        library = ctypes.CDLL(module._mysql.__file__)  # noqa: SLF001 - it has no other name
+        library = ctypes.PyDLL(module._mysql.__file__)  # noqa: SLF001 - it has no other name
         get_info = library.mariadb_get_infov
     except (AttributeError, OSError):  # MySQL's own library, or no C module at all
         return None

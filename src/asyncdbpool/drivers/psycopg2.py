@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from asyncdbpool.drivers._libpq import IDLE, Cancel, LibpqDriver, functions_of, patience_of
+from asyncdbpool.drivers._libpq import (
+    IDLE,
+    UNKNOWN,
+    Cancel,
+    LibpqDriver,
+    functions_of,
+    patience_of,
+)
 from asyncdbpool.drivers.dbapi import Canceller
 
 __all__ = ["Psycopg2Driver"]
@@ -28,6 +35,11 @@ class Psycopg2Driver(LibpqDriver):
     def __init__(self, module: Any) -> None:
         super().__init__(module)
         self._libpq = functions_of(getattr(module, "_psycopg", None))
+
+    def in_transaction(self, raw: Any) -> bool | None:
+        """Libpq tracks the state; the module's own method is the fastest way to it."""
+        status = raw.get_transaction_status()
+        return None if status == UNKNOWN else bool(status != IDLE)
 
     def commit(self, raw: Any) -> None:
         """Commit; in autocommit the module's own `commit()` ignores what a statement began."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableSequence
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -69,7 +68,7 @@ class SQLite3Driver(Driver):
         error: BaseException = self.module.OperationalError("interrupted")
         return error
 
-    def fetch(self, cursor: Any, count: int, into: deque[Any]) -> type:
+    def fetch(self, cursor: Any, count: int, into: MutableSequence[Any]) -> type:
         """Step row by row, so that an error in the middle loses none of the rows before it."""
         into.extend(islice(cursor, count))
         return list
