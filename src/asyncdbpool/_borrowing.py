@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 
 from asyncdbpool._lease import Lease
-from asyncdbpool.proxies import Connection
+from asyncdbpool.proxies import Connection, proxy_for
 
 __all__ = ["Borrowing", "Transacting"]
 
@@ -14,13 +14,13 @@ __all__ = ["Borrowing", "Transacting"]
 class Borrowing:
     """What `ConnectionPool.connection()` returns: borrow on entry, return on exit."""
 
-    __slots__ = ("_borrow", "_conn")
+    __slots__ = ("_acquire", "_conn")
 
-    def __init__(self, borrow: Callable[[], Awaitable[Connection]]) -> None:
-        self._borrow = borrow
+    def __init__(self, acquire: Callable[[], Awaitable[Lease]]) -> None:
+        self._acquire = acquire
 
     async def __aenter__(self) -> Connection:
-        self._conn = await self._borrow()
+        self._conn = proxy_for(await self._acquire())
         return self._conn
 
     async def __aexit__(

@@ -75,6 +75,7 @@ class Engine:
         self._changes: dict[asyncio.Future[None], None] = {}
         self._sweeps: dict[Record, Callable[[], Any]] = {}
         self._sweeper: asyncio.TimerHandle | None = None
+        self._keeps = bool(options.max_idle and options.max_age)
         self._quota = plan.quota
         self._quota.join(self)
         self.line = Line(self, options.timeout)
@@ -93,7 +94,7 @@ class Engine:
             record = self._take_idle()
         if record is None:
             record = await self._wait(timeout, self.loop.time(), permit=permit)
-        task, stack = asyncio.current_task(), _stacks.capture(skip=1)
+        task, stack = asyncio.current_task(self.loop), _stacks.capture(skip=1)
         return self._lend(record, cleanup, task=task, stack=stack, certain=certain)
 
     async def acquire_for(self, shot: Shot, *, permit: bool) -> Lease:
@@ -105,7 +106,7 @@ class Engine:
 
     async def _wait(self, timeout: float | None, began: float, *, permit: bool) -> Record:
         """Wait for a permit, unless there is one already, and then for a connection."""
-        task, entered = asyncio.current_task(), self.loop.time()
+        task, entered = asyncio.current_task(self.loop), self.loop.time()
         self.waiters[task] = began
         try:
             record = None if permit else await self._stand_in_line(timeout)
@@ -273,22 +274,23 @@ class Engine:
 
     def _place(self, record: Record) -> None:
         """Let a connection go to the first who waits for one, or be idle."""
-        waited_for = not self.paused and bool(self._claims)
-        checked_first = record.state is State.RETURNING and self.stock.checks_always
-        if waited_for and not checked_first:
-            self._claims.serve(record)
-        else:
+        if self.paused or not self._claims:
             self.stock.keep(record)
+            self.settled(record)
+            return
+        if self.stock.checks_always and record.state is State.RETURNING:
+            self.stock.keep(record)
+        else:
+            self._claims.serve(record)
         self.settled(record)
-        if waited_for:
-            self.dispatch()
+        self.dispatch()
 
     def _is_unwanted(self, record: Record) -> bool:
         return (
             self.closing
             or record.discard is not None
             or record.generation != self.stock.generation
-            or self.stock.surplus() > 0
+            or (len(self.stock.records) > self.permits.size and self.stock.surplus() > 0)
             or (self._quota.shared and self._quota.claims_room())
         )
 
@@ -342,8 +344,7 @@ class Engine:
     def _is_worn_out(self, record: Record, now: float) -> bool:
         options = self.options
         return (
-            not options.max_idle
-            or not options.max_age
+            not self._keeps
             or record.expires_at <= now
             or (options.max_uses is not None and record.uses >= options.max_uses)
         )

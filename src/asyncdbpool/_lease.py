@@ -154,7 +154,7 @@ class Lease:
     def use(self) -> None:
         """Check, and note which task does it."""
         self.check_here()
-        task = asyncio.current_task()
+        task = asyncio.current_task(self.lender.loop)
         worker = self.record.worker
         if worker is not None and worker.encloses_caller():
             raise PoolError(

@@ -66,7 +66,7 @@ class Shot(Job):
         self._operation = operation
         self._args = args
         self.statement = statement
-        self.task = asyncio.current_task()
+        self.task = asyncio.current_task(relay.loop)
         self.future: asyncio.Future[Outcome | None] = relay.loop.create_future()
         self.timeout = relay.timeout
         self.since = 0.0

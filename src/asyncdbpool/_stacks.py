@@ -18,6 +18,8 @@ Stack = tuple[tuple[CodeType, int], ...]
 _DEPTH = 12
 """Frames kept; enough to find the caller, few enough to take on every lease."""
 
+_STEP = asyncio.Handle._run.__code__  # noqa: SLF001 - the event loop's own, which calls a task
+
 _MACHINERY = (
     str(Path(asyncio.__file__).parent) + os.sep,
     str(Path(__file__).parent) + os.sep,
@@ -29,7 +31,7 @@ def capture(skip: int) -> Stack:
     """Remember the running code's callers, without their locals, leaving out `skip` frames."""
     frames: list[tuple[CodeType, int]] = []
     frame: FrameType | None = sys._getframe(skip + 1)  # noqa: SLF001 - as logging does
-    while frame is not None and len(frames) < _DEPTH:
+    while frame is not None and frame.f_code is not _STEP and len(frames) < _DEPTH:
         frames.append((frame.f_code, frame.f_lasti))
         frame = frame.f_back
     return tuple(frames)

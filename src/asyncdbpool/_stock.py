@@ -74,6 +74,7 @@ class Stock:
         idle: Those that wait for a borrower, the least recently used first.
         under_way: Those that are made or checked, and good for a waiter soon.
         generation: Moves on when all that there are have to be closed.
+        checks_always: True where every lease is to be preceded by a check.
         connect_error: Why the last connect failed, or None after one that succeeded.
         refill_at: Loop time before which no connection is made that nobody waits for.
         cancelling: Cancels statements in the database.
@@ -87,6 +88,7 @@ class Stock:
         self.counters = plan.counters
         self.quota = plan.quota
         self.options = options
+        self.checks_always = options.check not in ("auto", None)
         self.loop = asyncio.get_running_loop()
         self.way = way_of(plan.driver)
         self.executor = Executor(self.loop, options.max_size, plan.name, self.way.hand)
@@ -117,11 +119,6 @@ class Stock:
         surplus = len(self.records) - self.options.max_size
         return surplus - self.count(State.CLOSING) if surplus > 0 else surplus
 
-    @property
-    def checks_always(self) -> bool:
-        """True where every lease is to be preceded by a check."""
-        return self.options.check not in ("auto", None)
-
     # The idle
 
     def take(self) -> Record | None:
@@ -140,15 +137,13 @@ class Stock:
     def keep(self, record: Record) -> None:
         """Put a connection among the idle."""
         checked = record.state is State.CHECKING
-        if not checked:  # a ping is no use
-            record.idle_since = self.loop.time()
         record.move(State.IDLE)
-        if checked:
+        if checked:  # a ping is no use
             bisect.insort(self.idle, record, key=_idle_since)
-        else:
-            self.idle.append(record)
-        if checked:
             self._keeper.due_earlier()
+        else:
+            record.idle_since = self.loop.time()
+            self.idle.append(record)
 
     def _is_doubtful(self, record: Record, now: float) -> bool:
         """Tell whether a proof of life is due; looks at the socket, without I/O."""

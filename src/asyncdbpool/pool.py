@@ -16,6 +16,7 @@ from asyncdbpool import _forks, _reports
 from asyncdbpool._borrowing import Borrowing, Transacting
 from asyncdbpool._connect import ConnectArguments
 from asyncdbpool._engine import Engine
+from asyncdbpool._lease import Lease
 from asyncdbpool._options import (
     DEFAULT,
     Check,
@@ -320,18 +321,16 @@ class ConnectionPool:
 
         A cancelled `get()` takes no connection; the next waiter is served instead.
         """
-        return await self._get(timeout, self._options.cleanup, certain=False)
+        return proxy_for(await self._acquire(timeout, self._options.cleanup, certain=False))
 
-    async def _get(
+    def _acquire(
         self, timeout: float | Default | None, cleanup: Cleanup, *, certain: bool
-    ) -> Connection:
-        engine = self._opened()
-        return proxy_for(await engine.acquire(self._patience(timeout), cleanup, certain=certain))
-
-    def _patience(self, timeout: float | Default | None) -> float | None:
+    ) -> Awaitable[Lease]:
         if isinstance(timeout, Default):
-            return self._options.timeout
-        return None if timeout is None else checked_seconds("timeout", timeout)
+            timeout = self._options.timeout
+        elif timeout is not None:
+            timeout = checked_seconds("timeout", timeout)
+        return self._opened().acquire(timeout, cleanup, certain=certain)
 
     async def put(self, conn: Connection, cleanup: Cleanup | Default = DEFAULT) -> None:
         """Give a connection back; it and everything made from it is useless from here on.
@@ -381,7 +380,7 @@ class ConnectionPool:
         Returns:
             An async context manager that gives a `Connection`; see `get()` for its errors.
         """
-        return Borrowing(partial(self._get, timeout, self._cleanup(cleanup), certain=True))
+        return Borrowing(partial(self._acquire, timeout, self._cleanup(cleanup), certain=True))
 
     def transaction(
         self, *, timeout: float | Default | None = DEFAULT, cleanup: Cleanup | Default = DEFAULT
@@ -395,7 +394,7 @@ class ConnectionPool:
         Returns:
             An async context manager that gives a `Connection`.
         """
-        return Transacting(partial(self._get, timeout, self._cleanup(cleanup), certain=True))
+        return Transacting(partial(self._acquire, timeout, self._cleanup(cleanup), certain=True))
 
     async def provide(self) -> AsyncIterator[Connection]:
         """Yield one connection, for FastAPI's `Depends(pool.provide)` and DI containers."""

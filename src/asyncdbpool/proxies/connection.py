@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -183,16 +182,19 @@ class Connection:
         return f"<{type(self).__name__} of pool {self._lease.lender.name!r}, {state}>"
 
     def __del__(self, warn: Callable[..., None] = warnings.warn) -> None:
-        with suppress(AttributeError):  # an __init__ that failed
-            if self:
-                warn(
-                    f"{self!r} was dropped without being returned; use "
-                    "`async with pool.connection()` or `await pool.put(conn)`",
-                    ResourceWarning,
-                    stacklevel=2,
-                    source=self,
-                )
-                self._lease.lender.reclaim(self._lease)
+        try:
+            lease = self._lease
+        except AttributeError:  # an __init__ that failed
+            return
+        if lease.ended is None:
+            warn(
+                f"{self!r} was dropped without being returned; use "
+                "`async with pool.connection()` or `await pool.put(conn)`",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+            lease.lender.reclaim(lease)
 
     # Everything else that the driver's connection has
 

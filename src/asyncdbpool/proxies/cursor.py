@@ -218,10 +218,12 @@ class Cursor:
         return f"<{type(self).__name__} of {self._connection!r}>"
 
     def __del__(self) -> None:
-        with suppress(AttributeError):  # an __init__ that failed
+        try:
             core = self._core
-            if core.raw is not None and not core.closed and self._connection:
-                core.leave()
+        except AttributeError:  # an __init__ that failed
+            return
+        if core.raw is not None and not core.closed and self._lease.ended is None:
+            core.leave()
 
     def _born_or_not(self) -> CursorCore:
         self._lease.check()
