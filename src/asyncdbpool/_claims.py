@@ -30,11 +30,14 @@ class Claims:
         """Count those who wait."""
         return sum(not claim.done() for claim in self._queue)
 
-    def stake(self, loop: asyncio.AbstractEventLoop) -> Claim:
+    @property
+    def staked(self) -> bool:
+        """True where somebody may wait; on any thread."""
+        return len(self._queue) > 0
+
+    def stake(self, claim: Claim) -> None:
         """Join the queue."""
-        claim: Claim = loop.create_future()
         self._queue.append(claim)
-        return claim
 
     def drop(self, claim: Claim) -> None:
         """Leave the queue."""

@@ -17,7 +17,7 @@ from typing import Any
 from asyncdbpool import _forks, _reports, _stacks
 from asyncdbpool._claims import Claims
 from asyncdbpool._lease import Lease
-from asyncdbpool._line import Line, Turn
+from asyncdbpool._line import Line, Turn, Waiter
 from asyncdbpool._options import Cleanup, Options
 from asyncdbpool._permits import Permits
 from asyncdbpool._record import Record, State
@@ -90,100 +90,129 @@ class Engine:
         record: Record | None = None
         permit = not self.permits.locked()
         if permit:
-            await self.permits.acquire()  # does not suspend
+            self.permits.take()
             record = self._take_idle()
         if record is None:
-            record = await self._wait(timeout, self.loop.time(), permit=permit)
+            record = await self._wait(Turn(self.loop, timeout), permit=permit)
         task, stack = asyncio.current_task(self.loop), _stacks.capture(skip=1)
         return self._lend(record, cleanup, task=task, stack=stack, certain=certain)
 
-    async def acquire_for(self, shot: Shot, *, permit: bool) -> Lease:
-        """Lend a connection for a one-shot, which may have a permit already."""
-        options = self.options
-        if not permit:
-            return await self.acquire(options.timeout, options.cleanup, certain=True)
-        return self._lend_for(shot, await self._wait(options.timeout, shot.since, permit=True))
-
-    async def _wait(self, timeout: float | None, began: float, *, permit: bool) -> Record:
-        """Wait for a permit, unless there is one already, and then for a connection."""
-        task, entered = asyncio.current_task(self.loop), self.loop.time()
-        self.waiters[task] = began
-        try:
-            record = None if permit else await self._stand_in_line(timeout)
-            return record or await self._find(timeout, began)
-        finally:
-            del self.waiters[task]
-            self.counters.wait_seconds += self.loop.time() - entered
-
-    async def _stand_in_line(self, timeout: float | None) -> Record | None:
-        """Wait for a permit, which a connection may come with."""
-        self.refuse_if_hopeless()
-        turn = Turn(self.loop, timeout)
-        self.line.join(turn)
+    async def _wait(self, turn: Turn, *, permit: bool) -> Record:
+        """Wait for a permit, unless there is one already, and for a connection."""
+        task = asyncio.current_task(self.loop)
+        self.queue_up(turn, task, permit=permit)
         try:
             served = await turn.future
-        except asyncio.CancelledError:
-            if not turn.future.cancelled():  # served in the very tick of the cancellation
-                self._refund_turn(turn.future.result())
+        except BaseException:
+            self.withdraw(turn)
             raise
         finally:
-            self.line.leave(turn)
-        if isinstance(served, BaseException):
-            raise served
-        if self.closing:
-            self._refund_turn(served)
-            raise self._closed()
-        return served
+            self.leave(turn, task)
+        return self.accept(turn, served)
 
-    def _refund_turn(self, served: Record | BaseException | None) -> None:
-        """Take back the permit, and the connection, that somebody in line will not have."""
-        if not isinstance(served, BaseException):
-            if served is not None:
-                self._refund(served)
+    def enter(self, shot: Shot) -> None:
+        """Begin a one-shot at once, or let it wait."""
+        permit = not self.permits.locked()
+        if permit:
+            self.permits.take()
+            record = self._take_idle()
+            if record is not None:
+                self.relay.begin(shot, self.lend_for(shot, record))
+                return
+        self.queue_up(shot, shot.task, permit=permit)
+
+    # Waiting
+
+    def queue_up(self, waiter: Waiter, task: asyncio.Task[Any] | None, *, permit: bool) -> None:
+        """Let somebody wait for a permit, unless there is one already, and for a connection."""
+        waiter.since = self.waiters[task] = self.loop.time()
+        if permit:
+            self._claim(waiter)
+            return
+        try:
+            self._refuse_if_hopeless()
+        except BaseException:
+            del self.waiters[task]
+            raise
+        self.line.join(waiter)
+
+    def leave(self, waiter: Waiter, task: asyncio.Task[Any] | None) -> None:
+        """Note that somebody waits no more."""
+        self.line.leave(waiter)
+        del self.waiters[task]
+        self.counters.wait_seconds += self.loop.time() - waiter.since
+
+    def _claim(self, waiter: Waiter) -> None:
+        """Let somebody who has a permit wait for a connection."""
+        waiter.permit = True
+        self._claims.stake(waiter.future)
+        self.line.watch(waiter)
+        self.dispatch()
+
+    def accept(self, waiter: Waiter, served: Record | BaseException) -> Record:
+        """Take what somebody has been served with: a connection, or an error to raise."""
+        if isinstance(served, Record) and not self.closing:
+            return served
+        self._refund(waiter, served)
+        try:
+            raise served if isinstance(served, BaseException) else self._closed()
+        finally:
+            del served, waiter  # no cycle of exception, traceback and frame
+
+    def withdraw(self, waiter: Waiter) -> None:
+        """Take back whatever somebody has got who has gone."""
+        waiter.future.cancel()
+        if not waiter.future.cancelled():  # served in this very tick
+            served = waiter.future.result()
+            self._refund(waiter, served)
+            if isinstance(served, BaseException):
+                raise_interrupt(served)
+        elif waiter.permit:
+            self._claims.drop(waiter.future)
             self.permits.release()
 
-    async def _find(self, timeout: float | None, began: float) -> Record:
-        """Find a connection, with a permit, which goes back where that fails."""
-        limit = asyncio.timeout_at(None if timeout is None else began + timeout)
-        try:
-            async with limit:
-                try:
-                    self.refuse_if_closed()
-                    return self._take_idle() or await self._claim()
-                except BaseException:
-                    self.permits.release()
-                    raise
-        except TimeoutError as error:
-            if not (limit.expired() and isinstance(error.__cause__, asyncio.CancelledError)):
-                raise  # a driver's own
-            raise self._too_late(timeout) from self.stock.connect_error
-
-    async def _claim(self) -> Record:
-        """Wait, with a permit, for a connection: a returned one, a checked one or a new one."""
-        claim = self._claims.stake(self.loop)
-        self.dispatch()
-        try:
-            served = await claim
-        except asyncio.CancelledError:
-            if claim.cancelled():
-                self._claims.drop(claim)
-            else:  # served in the very tick of the cancellation
-                self._refund(claim.result())
-            raise
-        if isinstance(served, BaseException):
-            raise served
-        if self.closing:
-            self._refund(served)
-            raise self._closed()
-        return served
-
-    def _refund(self, served: Record | BaseException) -> None:
-        """Take back what a claim was served with and its task will not have."""
+    def _refund(self, waiter: Waiter, served: Record | BaseException) -> None:
+        """Take back a permit, and the connection that has come with it."""
         if isinstance(served, Record):
             served.move(State.RETURNING)
             self.fit(served)
+        if waiter.permit:
+            self.permits.release()
+
+    def _serve_line(self) -> bool:
+        """Give a permit that has become free to the first in line, if there is one."""
+        waiter = self.line.first()
+        if waiter is None:
+            return False
+        waiter.permit = True
+        record = self._take_idle()
+        if record is None:
+            self._claim(waiter)
+        elif isinstance(waiter, Shot):
+            self.relay.begin(waiter, self.lend_for(waiter, record))
         else:
-            raise_interrupt(served)
+            waiter.future.set_result(record)
+        return True
+
+    def look_after_line(self) -> None:
+        """Serve those whom a permit has missed, since a thread had them in its hand."""
+        if self.line.disturbed:
+            self.line.disturbed = False
+            while not self.permits.locked() and self.line.peek() is not None:
+                self.permits.take()
+                self.permits.release()
+            self.line.rearm()
+
+    def goes_on(self, record: Record) -> bool:
+        """Tell, on any thread, whether a lent connection may serve the first in line next."""
+        return (
+            record.state is State.LENT
+            and record.discard is None
+            and record.generation == self.stock.generation
+            and record.expires_at > self.loop.time()
+            and not (self.paused or self.permits.owed or self._claims.staked)
+            and session_of(record).passes_on
+        )
 
     def _lend(
         self,
@@ -203,33 +232,9 @@ class Engine:
         self.leases[lease] = None
         return lease
 
-    def _lend_for(self, shot: Shot, record: Record) -> Lease:
+    def lend_for(self, shot: Shot, record: Record) -> Lease:
+        """Lend a connection to a one-shot, whose task shows where it waits."""
         return self._lend(record, self.options.cleanup, task=shot.task, stack=None, certain=True)
-
-    def _serve_line(self) -> bool:
-        """Give a permit that has become free to the first in line, if there is one."""
-        waiter = self.line.first()
-        if waiter is None:
-            return False
-        record = self._take_idle()
-        if record is not None and isinstance(waiter, Shot):
-            self.relay.begin(waiter, self._lend_for(waiter, record))
-        else:
-            waiter.future.set_result(record)
-        return True
-
-    def goes_on(self, record: Record) -> bool:
-        """Tell, on any thread, whether a lent connection may serve one more."""
-        session = session_of(record)
-        return (
-            record.state is State.LENT
-            and record.discard is None
-            and record.generation == self.stock.generation
-            and record.expires_at > self.loop.time()
-            and not (self.paused or self.permits.owed)
-            and not (session.lost or session.doubtful or session.hung_up)
-            and session.clean
-        )
 
     def job_ended(self, record: Record) -> None:
         """Look what a job has told about its connection."""
@@ -436,7 +441,7 @@ class Engine:
         """Take new sizes over; what is too much is closed, the lent ones on return."""
         stock = self.stock
         self.options = stock.options = options
-        await self.permits.resize(options.max_size)
+        self.permits.resize(options.max_size)
         stock.executor.limit = max(options.max_size, len(stock.records))
         stock.expire(stock.idle[: max(0, stock.surplus())], "resized")
         self.dispatch()
@@ -562,7 +567,7 @@ class Engine:
         if self.closing:
             raise self._closed()
 
-    def refuse_if_hopeless(self) -> None:
+    def _refuse_if_hopeless(self) -> None:
         """Raise where nobody else may wait, or all would wait for each other."""
         limit = self.options.max_waiting
         waiting = self.line.waiting

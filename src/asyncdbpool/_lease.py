@@ -120,6 +120,7 @@ class Lease:
         self.taken_at = now
         self.statement = statement
         self.reported = False
+        self.stack = None
         self._user = _nobody if task is None else weakref.ref(task)
 
     @property

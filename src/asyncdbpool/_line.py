@@ -8,43 +8,42 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from asyncdbpool._record import Record
+from asyncdbpool.errors import PoolDeadlock
 
 __all__ = ["Line", "Turn", "Waiter"]
+
+_FEW = 16  # who have left and may be in the queue all the same
 
 
 class Waiter(Protocol):
     """Who stands in line, and ends its future with what it is served with.
 
     Attributes:
-        future: Ends with a connection; or with None, where there is a permit but none at hand.
+        future: Ends with the connection that comes for it, or with an error.
+        permit: True once it has one; it waits for a connection then, if it still does.
         timeout: Seconds that it waits at most; None waits without end.
         since: Loop time at which it joined.
         waiting: True while it is counted.
     """
 
     future: asyncio.Future[Any]
+    permit: bool
     timeout: float | None
     since: float
     waiting: bool
-
-    def refuse(self, error: BaseException) -> None:
-        """End the wait with an error."""
 
 
 class Turn:
     """A `get()` in line."""
 
-    __slots__ = ("future", "since", "timeout", "waiting")
+    __slots__ = ("future", "permit", "since", "timeout", "waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float | None) -> None:
-        self.future: asyncio.Future[Record | BaseException | None] = loop.create_future()
+        self.future: asyncio.Future[Record | BaseException] = loop.create_future()
+        self.permit = False
         self.timeout = timeout
         self.since = 0.0
         self.waiting = False
-
-    def refuse(self, error: BaseException) -> None:
-        """End the wait with an error."""
-        self.future.set_result(error)
 
 
 class Judge(Protocol):
@@ -70,37 +69,60 @@ class Line:
 
     Attributes:
         waiting: How many there are.
+        disturbed: True where a thread has put somebody back, who was not to be seen meanwhile.
     """
 
     def __init__(self, judge: Judge, timeout: float | None) -> None:
         self._judge = judge
         self._timeout = timeout  # most have this one; they come to it in their order
         self._queue: deque[Waiter] = deque()
-        self._timer: asyncio.TimerHandle | None = None
+        self._dead = 0  # who have left, and may still be in the queue
+        self._timer: asyncio.Handle | None = None
         self._timers: dict[Waiter, asyncio.TimerHandle] = {}  # of those with another timeout
         self.waiting = 0
+        self.disturbed = False
 
     def join(self, waiter: Waiter) -> None:
         """Stand behind everybody else."""
-        waiter.since = self._judge.loop.time()
         waiter.waiting = True
         self.waiting += 1
         self._queue.append(waiter)
         if waiter.timeout != self._timeout:
-            self._look_later_at(waiter)
+            self.watch(waiter)
         elif self._timer is None:
             self._look_later(waiter)
 
     def leave(self, waiter: Waiter) -> None:
-        """Be counted no more, if one still is."""
+        """Be counted no more, and be refused no more."""
+        if waiter in self._timers:
+            self._timers.pop(waiter).cancel()
         if waiter.waiting:
             waiter.waiting = False
             self.waiting -= 1
-            if waiter in self._timers:
-                self._timers.pop(waiter).cancel()
+            if not waiter.permit:
+                self._dead += 1
+                if self._dead > self.waiting + _FEW:
+                    self._bury()
+
+    def _bury(self) -> None:
+        """Take those out of the queue who have left."""
+        self._dead = 0
+        alive: list[Waiter] = []
+        while (waiter := self.first()) is not None:
+            alive.append(waiter)
+        self._queue.extend(alive)
+
+    # On any thread
+
+    def peek(self) -> Waiter | None:
+        """Look at the head of the line; it may be somebody who has just left."""
+        try:
+            return self._queue[0]
+        except IndexError:
+            return None
 
     def first(self) -> Waiter | None:
-        """Take the first who still waits out of the line; on any thread."""
+        """Take the first who still waits out of the line."""
         while self._queue:
             try:
                 waiter = self._queue.popleft()
@@ -111,20 +133,29 @@ class Line:
         return None
 
     def put_back(self, waiter: Waiter) -> None:
-        """Let the one that was first be it again; on any thread."""
+        """Let the one that was first be it again."""
         self._queue.appendleft(waiter)
-
-    def disband(self, error: Callable[[], BaseException]) -> None:
-        """Refuse everybody."""
-        while (waiter := self.first()) is not None:
-            waiter.refuse(error())
-        if self._timer is not None:
-            self._timer.cancel()
+        self.disturbed = True
 
     # Those who wait too long
 
-    def _look_later(self, waiter: Waiter) -> None:
+    def watch(self, waiter: Waiter) -> None:
+        """Give somebody a timer of his own."""
         due = self._judge.next_look(waiter.since, waiter.timeout)
+        self._timers[waiter] = self._judge.loop.call_at(due, self._look_at, waiter)
+
+    def _look_at(self, waiter: Waiter) -> None:
+        if not waiter.future.done() and self._refuse(waiter) is None:
+            self.watch(waiter)
+
+    def rearm(self) -> None:
+        """See to it that somebody looks."""
+        waiter = self.peek()
+        if self._timer is None and waiter is not None:
+            self._look_later(waiter)
+
+    def _look_later(self, waiter: Waiter) -> None:
+        due = self._judge.next_look(waiter.since, self._timeout)
         self._timer = self._judge.loop.call_at(due, self._look)
 
     def _look(self) -> None:
@@ -133,23 +164,26 @@ class Line:
         seen: list[Waiter] = []
         while (waiter := self.first()) is not None:
             seen.append(waiter)
-            if waiter.timeout == self._timeout and not self._refuses(waiter):
+            if waiter.timeout != self._timeout:
+                continue
+            error = self._refuse(waiter)
+            if error is None:
                 self._look_later(waiter)
                 break
-        for waiter in reversed(seen):
-            self.put_back(waiter)
+            if isinstance(error, PoolDeadlock):  # which may be over with this
+                self._timer = self._judge.loop.call_soon(self._look)
+                break
+        self._queue.extendleft(reversed(seen))
 
-    def _look_later_at(self, waiter: Waiter) -> None:
-        due = self._judge.next_look(waiter.since, waiter.timeout)
-        self._timers[waiter] = self._judge.loop.call_at(due, self._look_at, waiter)
-
-    def _look_at(self, waiter: Waiter) -> None:
-        """Refuse one with a timeout of its own, if it is over."""
-        if not waiter.future.done() and not self._refuses(waiter):
-            self._look_later_at(waiter)
-
-    def _refuses(self, waiter: Waiter) -> bool:
+    def _refuse(self, waiter: Waiter) -> BaseException | None:
         error = self._judge.refusal(waiter.since, waiter.timeout)
         if error is not None:
-            waiter.refuse(error)
-        return error is not None
+            waiter.future.set_result(error)
+        return error
+
+    def disband(self, error: Callable[[], BaseException]) -> None:
+        """Refuse everybody."""
+        while (waiter := self.first()) is not None:
+            waiter.future.set_result(error())
+        if self._timer is not None:
+            self._timer.cancel()

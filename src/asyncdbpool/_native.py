@@ -128,6 +128,16 @@ class NativeSession:
             return False
 
     @property
+    def passes_on(self) -> bool:
+        """True where the next one-shot may follow the last, which has run no code of the user's.
+
+        So it can have left a transaction behind, but nothing else that `clean` looks at.
+        """
+        standing = self.standing
+        unfit = self.lost or self.doubtful or self.hung_up or standing.open or standing.blocks
+        return not (unfit or self.driver.is_closed(self.raw))
+
+    @property
     def silent(self) -> bool:
         """True where nothing has come in, so far as one can look without I/O."""
         try:
@@ -149,7 +159,8 @@ class NativeSession:
         self._in_users_hands = self._interrupted = False
         try:
             self._refuse_if_hung_up()
-            await self._await_cancelling()
+            if self.driver.is_cancelling(self.raw):
+                await self._await_cancelling()
             if token is not None:
                 self._refuse_if_forsaken()
             if not ends:
@@ -162,7 +173,8 @@ class NativeSession:
         finally:
             self._running = None
             try:
-                await self._survive_cancel()
+                if self._hit or self._interrupted:
+                    await self._survive_cancel()
             finally:
                 hit = self._hit or self._interrupted
                 self.standing.end_operation(self.raw, failure, hit=hit, ends=ends)
@@ -409,7 +421,8 @@ class NativeSession:
                 await self.driver.begin_once(self.raw, work)
             result = await getattr(self, work)(*args)
             self._refuse_if_hit()
-            await self._commit(checked=True)
+            if self.standing.wants_end(self.raw):
+                await self._commit(checked=True)
         except BaseException:
             self.standing.doubt(self.raw)
             # The first error counts; what is left is cleaned up later.

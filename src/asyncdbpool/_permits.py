@@ -11,7 +11,7 @@ __all__ = ["Permits"]
 class Permits(asyncio.Semaphore):
     """A semaphore that counts and can be resized; those who wait for it stand in the pool's line.
 
-    Nobody calls `acquire()` while it is `locked()`, so it never suspends.
+    So nobody waits in `acquire()`, and `take()` will do.
 
     Args:
         size: How many there are.
@@ -32,6 +32,10 @@ class Permits(asyncio.Semaphore):
         """Tell whether all are out."""
         return self._value == 0
 
+    def take(self) -> None:
+        """Do what `acquire()` does where it is not `locked()`."""
+        self._value -= 1
+
     @property
     def taken(self) -> int:
         """Permits that are out."""
@@ -49,7 +53,7 @@ class Permits(asyncio.Semaphore):
         elif not self._heir():
             super().release()
 
-    async def resize(self, size: int) -> None:
+    def resize(self, size: int) -> None:
         """Grow at once, or shrink as far as permits are free and by the rest as they come back."""
         change, self.size = size - self.size, size
         for _ in range(change):
@@ -57,4 +61,4 @@ class Permits(asyncio.Semaphore):
         self.owed += max(0, -change)
         while self.owed and not self.locked():
             self.owed -= 1
-            await self.acquire()
+            self.take()

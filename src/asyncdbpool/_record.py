@@ -35,6 +35,11 @@ class BaseSession(Protocol):
         ...
 
     @property
+    def passes_on(self) -> bool:
+        """True where the next one-shot may follow the last, with nothing in between."""
+        ...
+
+    @property
     def silent(self) -> bool:
         """True where nothing has come in on the socket, so far as one can look without I/O."""
         ...

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Protocol
 
 from asyncdbpool._workers import Job, raise_interrupt
 
 if TYPE_CHECKING:
     from asyncdbpool._lease import Lease
-    from asyncdbpool._line import Line
+    from asyncdbpool._line import Line, Waiter
     from asyncdbpool._options import Options
     from asyncdbpool._permits import Permits
     from asyncdbpool._record import Record
@@ -30,10 +31,11 @@ class Shot(Job):
         task: Whose call it is.
         statement: What it is about, for those who ask who holds what.
         passes_on: True where its connection may go on to another one.
-        future: Ends with the outcome; or with None at the head of the line, where there is a
-            permit for it but no connection at hand.
+        future: Ends with the outcome; or with a connection that it is to run on, or an error of
+            the wait for one.
+        permit: True once there is one for it.
         timeout: Seconds that it waits at most; None waits without end.
-        since: Loop time at which it joined the line.
+        since: Loop time from which it waits, or 0.0.
         waiting: True while it stands there, as far as the event loop knows.
         record: The connection that runs it; set by whoever decides that, on any thread.
         lease: The loan of that connection, once the event loop knows of it.
@@ -48,6 +50,7 @@ class Shot(Job):
         "future",
         "lease",
         "passes_on",
+        "permit",
         "record",
         "since",
         "statement",
@@ -67,8 +70,12 @@ class Shot(Job):
         self._args = args
         self.statement = statement
         self.task = asyncio.current_task(relay.loop)
-        self.future: asyncio.Future[Outcome | None] = relay.loop.create_future()
+        self.future: asyncio.Future[Outcome | Record | BaseException]
+        self.future = relay.loop.create_future()
+        if relay.native:
+            self.context = copy_context()
         self.timeout = relay.timeout
+        self.permit = False
         self.since = 0.0
         self.waiting = False
         self.record: Record | None = None
@@ -99,10 +106,6 @@ class Shot(Job):
         """Take note of the end, on the event loop."""
         self._relay.ended(self, value, error)
 
-    def refuse(self, error: BaseException) -> None:
-        """End the wait in line with an error."""
-        self.future.set_result((None, error, None))
-
 
 class Pool(Protocol):
     """What the relay asks of the open pool."""
@@ -114,12 +117,25 @@ class Pool(Protocol):
     line: Line
     waiters: dict[asyncio.Task[Any] | None, float]
 
-    async def acquire_for(self, shot: Shot, *, permit: bool) -> Lease:
-        """Lend a connection for a one-shot, which may have a permit already."""
+    def enter(self, shot: Shot) -> None:
+        """Begin a one-shot at once, or let it wait."""
+
+    def accept(self, waiter: Waiter, served: Record | BaseException) -> Record:
+        """Take what somebody has been served with: a connection, or an error to raise."""
         ...
 
-    def refuse_if_hopeless(self) -> None:
-        """Raise where nobody else may wait."""
+    def withdraw(self, waiter: Waiter) -> None:
+        """Take back whatever somebody has got who has gone."""
+
+    def leave(self, waiter: Waiter, task: asyncio.Task[Any] | None) -> None:
+        """Note that somebody waits no more."""
+
+    def look_after_line(self) -> None:
+        """Serve those whom a permit has missed, since a thread had them in its hand."""
+
+    def lend_for(self, shot: Shot, record: Record) -> Lease:
+        """Lend a connection to a one-shot."""
+        ...
 
     def goes_on(self, record: Record) -> bool:
         """Tell, on any thread, whether a lent connection may serve one more."""
@@ -161,19 +177,15 @@ class Relay:
     async def run(self, operation: str, args: tuple[Any, ...], statement: Any) -> Any:
         """Borrow, have one of a session's operations done as a one-shot, and return."""
         shot = Shot(self, operation, args, statement)
-        outcome = None
-        in_line = self._enabled and self._pool.permits.locked()
-        if in_line:
-            self._join(shot)
+        self._pool.enter(shot)
+        outcome = await self._outcome_of(shot)
+        if not isinstance(outcome, tuple):  # it comes to its connection only now, or never
+            self._stop_waiting(shot)
+            record = self._pool.accept(shot, outcome)
+            shot.future = self.loop.create_future()
+            self.begin(shot, self._pool.lend_for(shot, record))
             outcome = await self._outcome_of(shot)
-            self.leave_line(shot)
-        if outcome is None:
-            lease = await self._pool.acquire_for(shot, permit=in_line)
-            if in_line:
-                shot.future = self.loop.create_future()
-            self.begin(shot, lease)
-            outcome = await self._outcome_of(shot)
-            assert outcome is not None  # noqa: S101 - only who stands in line is told so
+            assert isinstance(outcome, tuple)  # noqa: S101 - it has had a connection
         value, error, settled = outcome
         if settled is not None:
             await settled
@@ -184,26 +196,29 @@ class Relay:
                 del error, outcome, shot  # no cycle of exception, traceback and frame
         return value
 
-    async def _outcome_of(self, shot: Shot) -> Outcome | None:
+    async def _outcome_of(self, shot: Shot) -> Outcome | Record | BaseException:
         future = shot.future
         try:
             return await future
-        except asyncio.CancelledError:
+        except BaseException:
             self._forsake(shot, future)
             raise
 
-    def _forsake(self, shot: Shot, future: asyncio.Future[Outcome | None]) -> None:
-        """See to a one-shot whose caller was cancelled."""
-        self.leave_line(shot)
-        if not future.cancelled():  # it has ended in this very tick
-            outcome = future.result()
-            if outcome is None:
-                self._pool.permits.release()
-            else:
-                raise_interrupt(outcome[1])
-            return
+    def _stop_waiting(self, shot: Shot) -> None:
+        if shot.since:
+            self._pool.leave(shot, shot.task)
+            shot.since = 0.0
+
+    def _forsake(self, shot: Shot, future: asyncio.Future[Any]) -> None:
+        """See to a one-shot whose caller has gone."""
         shot.dropped = True
+        self._stop_waiting(shot)
         if shot.record is None:
+            self._pool.withdraw(shot)
+            return
+        future.cancel()
+        if not future.cancelled():  # it has ended in this very tick
+            raise_interrupt(future.result()[1])
             return
         self._pool.counters.cancelled += 1
         if shot.lease is not None:
@@ -217,23 +232,6 @@ class Relay:
         if shot.following is None and lease.ended is None:
             lease.give_back(lease.cleanup)
 
-    def _join(self, shot: Shot) -> None:
-        pool = self._pool
-        pool.waiters[shot.task] = self.loop.time()
-        try:
-            pool.refuse_if_hopeless()
-        except BaseException:
-            del pool.waiters[shot.task]
-            raise
-        pool.line.join(shot)
-
-    def leave_line(self, shot: Shot) -> None:
-        """Wait no more."""
-        if shot.waiting:
-            self._pool.line.leave(shot)
-            del self._pool.waiters[shot.task]
-            self._pool.counters.wait_seconds += self.loop.time() - shot.since
-
     # From one to the next
 
     def begin(self, shot: Shot, lease: Lease) -> None:
@@ -245,28 +243,29 @@ class Relay:
         self._pool.put(record, shot)
 
     def _take_over(self, shot: Shot, lease: Lease) -> None:
-        self.leave_line(shot)
+        shot.permit = True
+        self._stop_waiting(shot)
         shot.lease = lease
         lease.record.tokens[shot] = None
 
     def next_for(self, shot: Shot) -> Shot | None:
         """Take the next in line for the connection of one that has ended; on any thread.
 
-        Who has come to the head is asked first and the connection second, so that the answer holds
-        for this one. Whoever is put back is served when the loop hears of the one that has ended.
+        Asked again with him in hand, the connection's answer holds for him, too, and not only for
+        those who came before him.
         """
-        record = shot.record
+        pool, record = self._pool, shot.record
         assert record is not None  # noqa: S101 - it has run there
-        following = self._pool.line.first() if shot.passes_on else None
+        if not (self._enabled and shot.passes_on and _follows(pool.line.peek())):
+            return None
+        following = pool.line.first() if pool.goes_on(record) else None
         if following is None:
             return None
-        if not isinstance(following, Shot) or not (
-            following.passes_on and self._pool.goes_on(record)
-        ):
-            self._pool.line.put_back(following)
-            return None
-        following.record = record
-        return following
+        if isinstance(following, Shot) and following.passes_on and pool.goes_on(record):
+            following.record = record
+            return following
+        pool.line.put_back(following)
+        return None
 
     def put_back(self, shot: Shot) -> None:
         """Let one that was taken stand at the head of the line again; on any thread."""
@@ -289,6 +288,7 @@ class Relay:
             self._pass_on(lease, following)
         elif lease.ended is None:
             settled = lease.give_back(lease.cleanup)
+        pool.look_after_line()
         if future.cancelled():
             pool.answered(record)
             raise_interrupt(error)
@@ -304,3 +304,8 @@ class Relay:
             lease.pass_on(following.task, following.statement)
         if following.dropped or lease.ended is not None:  # before it was known where it runs
             self._orphan(following, lease)
+
+
+def _follows(waiter: Waiter | None) -> bool:
+    """Tell whether somebody in line is a one-shot that a connection may take along."""
+    return isinstance(waiter, Shot) and waiter.passes_on

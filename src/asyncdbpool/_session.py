@@ -127,6 +127,11 @@ class Session:
         return not (standing.open or self.altered or standing.blocks or unfinished)
 
     @property
+    def passes_on(self) -> bool:
+        """True where the next one-shot may follow the last, with nothing in between."""
+        return self.clean and not (self.lost or self.doubtful or self.hung_up)
+
+    @property
     def unfinished(self) -> bool:
         """True where a cursor has rows left with the driver."""
         return any(not core.finished for core in self.cursors)

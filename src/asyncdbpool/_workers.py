@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import Context
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
 from queue import SimpleQueue
 from types import TracebackType
@@ -26,11 +27,12 @@ def _told(value: Any, error: BaseException | None) -> None:
 class Job:
     """One call to make for a connection, and whom to tell of its end."""
 
-    __slots__ = ("_done", "_work", "dropped", "error", "started", "value")
+    __slots__ = ("_done", "_work", "context", "dropped", "error", "started", "value")
 
     def __init__(self, work: Callable[[], Any] | None = None, done: Done = _told) -> None:
         self._work = work
         self._done = done
+        self.context: Context | None = None  # what a lane makes it in, if not its caller's
         self.dropped = False  # set by the loop: nobody wants it any more
         self.started = False  # set by the worker
         self.value: Any = None  # set by the worker, read by the loop once it is told

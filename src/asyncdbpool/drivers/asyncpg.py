@@ -68,7 +68,8 @@ class AsyncpgDriver(NativeDriver):
 
     async def fetch_all(self, raw: Any, sql: Any, params: Any) -> list[Any]:
         """Run a statement and return its records."""
-        return list(await raw.fetch(sql, *_spread(params)))
+        records: list[Any] = await raw.fetch(sql, *_spread(params))
+        return records
 
     async def fetch_one(self, raw: Any, sql: Any, params: Any) -> Any:
         """Run a statement and return its first record, or None."""
@@ -88,7 +89,7 @@ class AsyncpgDriver(NativeDriver):
 
     def in_transaction(self, raw: Any) -> bool | None:
         """The server tells with every answer; asyncpg's own transaction has to be ended, too."""
-        if raw.is_closed() or self.is_cancelling(raw):
+        if raw.is_closed() or raw._protocol._is_cancelling():  # noqa: SLF001 - as below
             return None
         return raw.is_in_transaction() or _own(raw) is not None
 
