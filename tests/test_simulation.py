@@ -6,6 +6,7 @@
 import os
 
 import pytest
+from blockbuster import BlockBuster
 
 from support.simulation import simulate
 
@@ -14,6 +15,13 @@ pytestmark = [pytest.mark.proof, pytest.mark.virtual]
 CHUNK = 25
 FIRST, _, LAST = os.environ.get("ASYNCDBPOOL_SEEDS", "0-499").partition("-")
 SEEDS = range(int(FIRST), int(LAST or FIRST) + 1)
+
+
+@pytest.fixture(autouse=True)
+def _peeking(blockbuster: BlockBuster) -> None:
+    """Let a native fake look whether its socket is cut: it reads only what has come in already."""
+    recv = blockbuster.functions["socket.socket.recv"]
+    recv.can_block_in("asyncdbpool/testing/gates.py", "is_cut")
 
 
 @pytest.mark.parametrize("first", SEEDS[::CHUNK])

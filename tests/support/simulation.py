@@ -33,6 +33,7 @@ __all__ = ["simulate"]
 
 STEPS = ("cursor", "execute", "fetch", "cursor_close", "commit", "rollback", "ping", "reset")
 LENGTH = 40.0  # virtual seconds in which tasks begin
+RUSH = 2.0  # the same where all come at once
 GRACE = 3.0  # cancel_grace
 PATIENCE = 30.0  # virtual seconds after which everybody gives up
 
@@ -102,6 +103,7 @@ class Simulation:
         self.tokens = 0
         self.closes = 0
         self.quiet = False  # the faults are over
+        self.rush = chance.random() < 0.5  # many one-shots at once, which have to stand in line
 
     async def run(self) -> None:
         """Do it all."""
@@ -112,7 +114,8 @@ class Simulation:
             for name in STEPS:
                 gate: Gate = getattr(fake, name)
                 gate.always(partial(self.befall, name))
-            tasks = [asyncio.create_task(self.use(pool, n)) for n in range(chance.randint(3, 20))]
+            users = chance.randint(10, 25) if self.rush else chance.randint(3, 20)
+            tasks = [asyncio.create_task(self.use(pool, n)) for n in range(users)]
             tasks += [asyncio.create_task(self.disturb(pool)) for _ in range(chance.randint(0, 2))]
             await asyncio.wait(tasks)
             for task in tasks:
@@ -127,8 +130,8 @@ class Simulation:
     def options(self) -> dict[str, Any]:
         """Choose the pool's options."""
         chance = self.chance
-        max_size = chance.randint(1, 5)
-        return {
+        max_size = chance.randint(1, 3 if self.rush else 5)
+        options = {
             "name": "simulated",
             "max_size": max_size,
             "min_size": chance.randint(0, max_size) if chance.random() < 0.3 else 0,
@@ -145,6 +148,9 @@ class Simulation:
             "max_age": chance.choice([3600.0, 10.0]),
             "max_uses": chance.choice([None, None, 3]),
         }
+        if self.rush:  # nothing keeps a connection from going from hand to hand
+            options |= {"check": "auto", "cleanup": "rollback", "max_idle": 4.0, "max_uses": None}
+        return options
 
     # What befalls the driver
 
@@ -156,9 +162,9 @@ class Simulation:
         fate = chance.random()
         if fate < 0.55:
             return None
-        if fate < 0.85:
+        if fate < (0.97 if self.rush else 0.85):
             return chance.uniform(0.001, 0.3)
-        if fate < 0.92:
+        if fate < (0.98 if self.rush else 0.92):
             return chance.uniform(0.3, 4.0)
         self.note(f"{step} meets a fault")
         return chance.choice(
@@ -176,18 +182,22 @@ class Simulation:
     async def use(self, pool: ConnectionPool, number: int) -> None:
         """Come at some time, and do some things, some of them not to their ends."""
         chance = self.chance
-        await asyncio.sleep(chance.uniform(0, LENGTH))
+        await asyncio.sleep(chance.uniform(0, RUSH if self.rush else LENGTH))
+        uses = [self.one_shot, self.block, self.transaction, self.by_hand, self.function]
+        if self.rush:
+            uses += [
+                self.one_shot
+            ] * 60  # one that waits otherwise makes the later ones do so, too
         for _ in range(chance.randint(1, 5)):
-            what = chance.choice(
-                [self.one_shot, self.block, self.transaction, self.by_hand, self.function]
-            )
+            what = chance.choice(uses)
             closes = -1 if pool.closed else self.closes  # one under way counts, too
             error = await self.fated(partial(what, pool))
             self.note(f"{number} {what.__name__}: {error!r}")
             if error is not None and not self.is_excusable(error, closed=self.closes != closes):
                 raise AssertionError(f"{what.__name__} ended with {error!r}") from error
             self.look(pool)
-            await asyncio.sleep(chance.choice([0.0, chance.uniform(0, 2)]))
+            if not self.rush:
+                await asyncio.sleep(chance.choice([0.0, chance.uniform(0, 2)]))
 
     async def fated(self, work: Work) -> BaseException | None:
         """Do something, or give up on it, soon or late, in one of three ways; return its error."""
@@ -269,7 +279,7 @@ class Simulation:
         """Change the pool while it is used."""
         chance = self.chance
         for _ in range(chance.randint(1, 6)):
-            await asyncio.sleep(chance.uniform(0, LENGTH / 4))
+            await asyncio.sleep(chance.uniform(0, RUSH if self.rush else LENGTH / 4))
             change = chance.choice([self.resize, self.pause, self.clear, self.reopen])
             self.note(change.__name__)
             with suppress(PoolError, self.fake.Error):
