@@ -161,6 +161,8 @@ class Engine:
 
     def withdraw(self, waiter: Waiter) -> None:
         """Take back whatever somebody has got who has gone."""
+        if self.loop.is_closed():
+            return
         waiter.future.cancel()
         if not waiter.future.cancelled():  # served in this very tick
             served = waiter.future.result()
@@ -185,6 +187,7 @@ class Engine:
         if waiter is None:
             return False
         waiter.permit = True
+        self.line.leave(waiter)
         record = self._take_idle()
         if record is None:
             self._claim(waiter)

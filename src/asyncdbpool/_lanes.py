@@ -45,7 +45,8 @@ class Lane:
 
     def put(self, job: Job) -> None:
         """Queue a job, whose result may be awaitable; it is told when it has ended."""
-        self._waiting.append((job, job.context or copy_context()))
+        context, job.context = job.context or copy_context(), None
+        self._waiting.append((job, context))
         self._go_on()
 
     def submit(self, work: Callable[[], Any], done: Done) -> Job:

@@ -216,6 +216,8 @@ class Relay:
         if shot.record is None:
             self._pool.withdraw(shot)
             return
+        if self.loop.is_closed():
+            return
         future.cancel()
         if not future.cancelled():  # it has ended in this very tick
             raise_interrupt(future.result()[1])
