@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks import on_sqlite
 from benchmarks.client import Order
 from benchmarks.judging import LOOPS
-from benchmarks.page import RESULTS, Results, newest, outcome, publish
+from benchmarks.page import RESULTS, Results, outcome, publish
 from benchmarks.rows import ROWS
 from support.servers import MariaDBServer, PostgresServer, Server
 
@@ -54,12 +54,12 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     parser.add_argument(
-        "--docs", action="store_true", help="write docs/benchmarks.md, its charts and results"
+        "--docs",
+        action="store_true",
+        help="write docs/benchmarks.md; rows that are not measured stay as they are there",
     )
     parser.add_argument(
-        "--again",
-        action="store_true",
-        help="begin with the results in docs/benchmarks, and measure only the rows of --only",
+        "--redraw", action="store_true", help="--docs, without measuring anything at all"
     )
     return parser.parse_args()
 
@@ -67,15 +67,14 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure, tell, and write what the options ask for."""
     options = arguments()
-    rows = options.only or [key for key in ROWS if ROWS[key].short or not options.short]
-    if options.again:
-        rows = options.only or []
     loops = LOOPS if options.loop == "both" else (options.loop,)
-    results = Results.read(RESULTS) if options.again else Results()
+    rows = options.only or [key for key in ROWS if ROWS[key].short or not options.short]
+    if options.redraw:
+        options.docs, rows = True, []
+    results = Results.read(RESULTS) if options.docs and RESULTS.exists() else Results()
     if rows:
-        with arena() as (machine, common):
-            results = newest(results, machine)
-            print("\n".join(f"{name}: {what}" for name, what in machine.items()), flush=True)
+        with arena() as (results.machine, common):
+            print("\n".join(f"{n}: {what}" for n, what in results.machine.items()), flush=True)
             for key in rows:
                 for loop in loops:
                     run(key, loop, options, common, results)
@@ -127,6 +126,7 @@ def run(
 @contextmanager
 def arena() -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
     """Start the servers on a core of their own; describe the machine, and what clients need."""
+    load = os.getloadavg()[0]
     servers_core, client_core, pinning = cores()
     if servers_core is not None:
         os.sched_setaffinity(0, {servers_core})  # what is started from here on inherits it
@@ -142,7 +142,7 @@ def arena() -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
             "mariadb": login(mariadb),
             "sqlite": str(sqlite),
         }
-        yield machine(pinning, [postgres, mariadb]), common
+        yield machine(pinning, load, [postgres, mariadb]), common
 
 
 def cores() -> tuple[int | None, int | None, str]:
@@ -171,13 +171,14 @@ def login(server: Server) -> dict[str, Any]:
     }
 
 
-def machine(pinning: str, servers: Sequence[Server]) -> dict[str, str]:
+def machine(pinning: str, load: float, servers: Sequence[Server]) -> dict[str, str]:
     """Tell what is measured where."""
     return {
         "measured": f"{datetime.now(UTC):%Y-%m-%d}",
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {processor()}",
         "system": f"{platform.system()} {platform.release()}",
         "pinned": pinning,
+        "load before": f"{load:.1f} (average of a minute; an idle machine has none)",
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "servers": ", ".join(f"{server.title} {server.version}" for server in servers),
         "libraries": ", ".join(f"{name} {installed(name)}" for name in LIBRARIES),

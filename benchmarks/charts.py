@@ -8,7 +8,7 @@ from html import escape
 
 from benchmarks.judging import LOOPS, OURS, Spread, Unit, rounded
 
-WIDTH, LEFT, RIGHT, TOP = 860, 268, 76, 76
+WIDTH, LEFT, RIGHT, TOP = 900, 310, 92, 76
 BAR, GAP = 15, 12
 
 STYLE = """

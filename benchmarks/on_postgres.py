@@ -240,7 +240,7 @@ async def psycopg_pool(arena: Arena, **options: Any) -> AsyncIterator[Any]:
 
 @asynccontextmanager
 async def psycopg_pool_getconn(arena: Arena) -> AsyncIterator[Laps]:
-    """`getconn()`, `putconn()`; psycopg's C implementation, autocommit."""
+    """`getconn()`, `putconn()`; psycopg with C inside, autocommit."""
     async with psycopg_pool(arena, autocommit=True) as pool:
 
         async def operation() -> None:
@@ -251,7 +251,7 @@ async def psycopg_pool_getconn(arena: Arena) -> AsyncIterator[Laps]:
 
 @asynccontextmanager
 async def psycopg_pool_block(arena: Arena) -> AsyncIterator[Laps]:
-    """`async with pool.connection()`; psycopg's C implementation, autocommit."""
+    """`async with pool.connection()`; psycopg with C inside, autocommit."""
     async with psycopg_pool(arena, autocommit=True) as pool:
 
         async def operation() -> None:
@@ -263,8 +263,8 @@ async def psycopg_pool_block(arena: Arena) -> AsyncIterator[Laps]:
 
 @asynccontextmanager
 async def psycopg_pool_statements(arena: Arena) -> AsyncIterator[Laps]:
-    """`pool.connection()`, `execute()`, `fetchall()`; C implementation, autocommit, prepared."""
-    async with psycopg_pool(arena, autocommit=True, prepare_threshold=0) as pool:
+    """`pool.connection()`, `execute()`, `fetchall()`; C inside, autocommit, not prepared."""
+    async with psycopg_pool(arena, autocommit=True, prepare_threshold=None) as pool:
 
         async def operation() -> None:
             async with pool.connection() as conn:
@@ -277,7 +277,7 @@ async def psycopg_pool_statements(arena: Arena) -> AsyncIterator[Laps]:
 
 @asynccontextmanager
 async def psycopg_pool_rows(arena: Arena) -> AsyncIterator[Laps]:
-    """`async for` over a named cursor; C implementation, `itersize = 2000`."""
+    """`async for` over a named cursor; C inside, `itersize = 2000`."""
     async with psycopg_pool(arena) as pool:
 
         async def operation() -> None:
@@ -294,8 +294,8 @@ async def psycopg_pool_rows(arena: Arena) -> AsyncIterator[Laps]:
 
 @asynccontextmanager
 async def psycopg_pool_large_results(arena: Arena) -> AsyncIterator[Laps]:
-    """`pool.connection()`, `execute()`, `fetchall()`; C implementation, autocommit, prepared."""
-    async with psycopg_pool(arena, autocommit=True, prepare_threshold=0) as pool:
+    """`pool.connection()`, `execute()`, `fetchall()`; C inside, autocommit, not prepared."""
+    async with psycopg_pool(arena, autocommit=True, prepare_threshold=None) as pool:
 
         async def operation() -> None:
             async with pool.connection() as conn:

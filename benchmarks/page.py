@@ -2,13 +2,13 @@
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from benchmarks.charts import chart
-from benchmarks.judging import LOOPS, Spread, Verdict, judge, rounded
+from benchmarks.judging import LOOPS, Claim, Spread, Verdict, judge, rounded
 from benchmarks.rows import ROWS, Row
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -85,7 +85,7 @@ class Results:
         return [
             f"{ROWS[key].title}, {loop}: {verdict.claim.subject} is {rounded(verdict.value)} x "
             f"{verdict.claim.against}, less than half of {verdict.claim.at_least:g} x"
-            for key in self.costs
+            for key in ROWS
             for verdicts in self.verdicts(key)
             for loop, verdict in verdicts.items()
             if verdict.collapsed
@@ -107,10 +107,9 @@ def outcome(key: str, loop: str, results: Results) -> str:
         if loop in verdicts:
             verdict = verdicts[loop]
             claim = verdict.claim
-            against = f" : {claim.against}" if claim.against else ""
             mark = "   " if verdict.kept else "-> "
             lines.append(
-                f"  {mark}{claim.subject}{against} = {rounded(verdict.value)}"
+                f"  {mark}{_who(claim)} = {rounded(verdict.value)}"
                 f"   ({claim.text(row.unit)}{'' if verdict.kept else ', FALLS SHORT'})"
             )
     return "\n".join(lines)
@@ -161,11 +160,14 @@ def _targets(keys: Sequence[str], results: Results) -> str:
         row = ROWS[key]
         title = f"[{row.title}](#{_anchor(row.title)})"
         for claim, verdicts in zip(row.claims, results.verdicts(key), strict=True):
-            against = f"{claim.subject} : {claim.against}" if claim.against else claim.subject
             cells = [_verdict(verdicts.get(loop), row) for loop in LOOPS]
-            lines.append([title, against, claim.text(row.unit), *cells])
+            lines.append([title, _who(claim), claim.text(row.unit), *cells])
             title = ""
     return _table(["work", "who", "target", *LOOPS], lines)
+
+
+def _who(claim: Claim) -> str:
+    return f"{claim.subject} : {claim.against}" if claim.against else claim.subject
 
 
 def _verdict(verdict: Verdict | None, row: Row) -> str:
@@ -177,15 +179,16 @@ def _verdict(verdict: Verdict | None, row: Row) -> str:
 
 
 def _shortfalls(keys: Sequence[str], results: Results) -> str:
-    lines = [
-        f"- {ROWS[key].title}, {loop}: {verdict.claim.subject}"
-        f"{f' : {verdict.claim.against}' if verdict.claim.against else ''} is "
-        f"{_verdict(verdict, ROWS[key])} instead of {verdict.claim.text(ROWS[key].unit)}"
-        for key in keys
-        for verdicts in results.verdicts(key)
-        for loop, verdict in verdicts.items()
-        if not verdict.kept
-    ]
+    lines = []
+    for key in keys:
+        row = ROWS[key]
+        for claim, verdicts in zip(row.claims, results.verdicts(key), strict=True):
+            short = {loop: verdict for loop, verdict in verdicts.items() if not verdict.kept}
+            found = " and ".join(f"{_verdict(v, row)} on {loop}" for loop, v in short.items())
+            if found:
+                lines.append(
+                    f"- {row.title}: {_who(claim)} is {found} instead of {claim.text(row.unit)}"
+                )
     return "\n".join(lines) or "Nothing: every target is met on both loops."
 
 
@@ -198,7 +201,7 @@ def _figures(key: str, row: Row, results: Results) -> str:
             spreads[loop][name].text(row.unit) if name in spreads.get(loop, {}) else "—"
             for loop in LOOPS
         ]
-        how = inspect.cleandoc(contestant.__doc__ or "").replace("\n", " ")
+        how = inspect.cleandoc(contestant.__doc__ or "").replace("\n", " ").rstrip(".")
         lines.append([name, *cells, how if reason is None else f"not measured: {reason}"])
     parts = [f"#### {row.title}"]
     if len(row.contestants) > 1:
@@ -214,8 +217,3 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 def _anchor(title: str) -> str:
     kept = (letter for letter in title.lower() if letter.isalnum() or letter in "_- ")
     return "".join(kept).strip().replace(" ", "-")
-
-
-def newest(results: Results, machine: Mapping[str, str]) -> Results:
-    """Tell that the last of the results were measured on this machine."""
-    return Results(dict(machine), results.costs, results.missing)

@@ -214,8 +214,8 @@ ROWS = {
             f"{OURS}, psycopg2: async for": on_postgres.iterated_rows,
             f"{OURS}, psycopg2: fetchmany": on_postgres.rows_in_batches,
             "psycopg2, blocking": on_postgres.blocking_batches,
-            "psycopg_pool": on_postgres.psycopg_pool_rows,
-            "asyncpg.Pool": on_postgres.asyncpg_rows,
+            "psycopg_pool: async for": on_postgres.psycopg_pool_rows,
+            "asyncpg.Pool: async for": on_postgres.asyncpg_rows,
         },
         claims=[
             floor(f"{OURS}, psycopg2: async for", "psycopg2, blocking", 0.9),

@@ -210,7 +210,7 @@ def test_what_falls_short_is_marked_in_the_terminal_and_on_the_page() -> None:
     assert "= 0.50   (≥ 0.85 x, FALLS SHORT)" in outcome("sqlite-rows", "asyncio", results)
     assert "= 2.00   (≥ 1 x)" in outcome("sqlite-rows", "asyncio", results)
     assert "| ≥ 0.85 x | **0.50** | — |" in generated(results)
-    assert "is **0.50** instead of ≥ 0.85 x" in generated(results)
+    assert "is **0.50** on asyncio instead of ≥ 0.85 x" in generated(results)
 
 
 def test_a_chart_shows_each_contestant_and_its_figure() -> None:
