@@ -216,7 +216,7 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """The benchmark, about fifteen minutes of an idle machine; `-- --docs` publishes it, too."""
+    """The benchmark, about ten minutes of an idle machine; `-- --docs` publishes it, too."""
     measure(session, *session.posargs)
 
 

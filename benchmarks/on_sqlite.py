@@ -16,6 +16,7 @@ from benchmarks.contest import CONNECTIONS, Arena, Laps, Unavailable, by_calls, 
 
 ROWS = 100_000
 SINGLY = 20_000  # rows that are fetched one by one
+KEYS = range(1, ROWS, 97)
 POINT = "SELECT id, label FROM item WHERE id = ?"
 ALL = "SELECT id, label FROM item ORDER BY id"
 SOME = f"{ALL} LIMIT {SINGLY}"
@@ -31,7 +32,7 @@ def fill(path: Path) -> None:
 
 def by_points(query: Callable[[int], Awaitable[Any]], tasks: int) -> Laps:
     """Run laps of a query for one row by its key."""
-    keys = cycle(range(1, ROWS, 97))
+    keys = cycle(KEYS)
 
     async def operation() -> None:
         key = next(keys)
@@ -117,6 +118,20 @@ async def rows_one_by_one(arena: Arena) -> AsyncIterator[Laps]:
             assert count == SINGLY
 
         yield by_tasks(operation, arena.tasks, worth=SINGLY)
+
+
+@asynccontextmanager
+async def blocking_queries(arena: Arena) -> AsyncIterator[Laps]:
+    """sqlite3 without asyncio, one connection: `execute()`, `fetchall()`."""
+    with closing(sqlite3.connect(arena.sqlite, isolation_level=None)) as connection:
+        keys = cycle(KEYS)
+
+        def operation() -> None:
+            key = next(keys)
+            rows = connection.execute(POINT, (key,)).fetchall()
+            assert rows[0][0] == key
+
+        yield by_calls(operation)
 
 
 @asynccontextmanager

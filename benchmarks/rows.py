@@ -163,6 +163,7 @@ ROWS = {
             contestants={
                 f"{OURS}: connection()": on_sqlite.leases,
                 f"{OURS}: fetch_all()": on_sqlite.one_shots,
+                "sqlite3, blocking": on_sqlite.blocking_queries,
                 "aiosqlite": on_sqlite.aiosqlite_queries,
                 "aiosqlite, execute_fetchall()": on_sqlite.aiosqlite_shortcut,
                 **({"aiosqlite, borrowed": on_sqlite.aiosqlite_borrowed} if tasks > 1 else {}),
