@@ -183,7 +183,7 @@ ROWS = {
     },
     "sqlite-rows": Row(
         title="SQLite, 100,000 rows with `async for`",
-        chart="100,000 rows of SQLite with `async for`: rows a second",
+        chart="100,000 rows of SQLite with async for: rows a second",
         unit=PER_SECOND,
         contestants={
             OURS: on_sqlite.iterated_rows,
@@ -198,7 +198,7 @@ ROWS = {
     ),
     "sqlite-fetchone": Row(
         title="SQLite, `fetchone` in a loop, 20,000 rows",
-        chart="20,000 rows of SQLite with `fetchone()`: rows a second",
+        chart="20,000 rows of SQLite with fetchone(): rows a second",
         unit=PER_SECOND,
         contestants={
             OURS: on_sqlite.rows_one_by_one,
@@ -254,12 +254,12 @@ ROWS = {
         operations=1,
     ),
     "memory": Row(
-        title="memory beyond the driver's own",
-        chart="Memory beyond the driver's own: KiB, less is better",
+        title="memory of an idle connection beyond the driver's own, and of a waiter",
+        chart="Memory of an idle connection, beyond the driver's own, and of a waiter: KiB",
         unit=KIBIBYTES,
         contestants={
-            f"{OURS}: idle connection of sqlite3": on_the_pool.idle_sqlite3,
-            f"{OURS}: idle connection of psycopg2": on_the_pool.idle_psycopg2,
+            f"{OURS}: idle, sqlite3": on_the_pool.idle_sqlite3,
+            f"{OURS}: idle, psycopg2": on_the_pool.idle_psycopg2,
             f"{OURS}: waiter": on_the_pool.waiter,
         },
         operations=1,
