@@ -91,7 +91,16 @@ MUTANTS = "2"  # judged at once; each is a process
 IN_CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}
 
 nox.needs_version = ">=2025.2"
-nox.options.sessions = ["lint", "types", "tests", "coverage", "examples", "docs", "demo"]
+nox.options.sessions = [
+    "lint",
+    "types",
+    "tests",
+    "coverage",
+    "examples",
+    "docs",
+    "demo",
+    "bench-short",
+]
 nox.options.reuse_venv = "yes"
 # nox says which ones it skips. Nobody, CI included, is asked to install three Pythons.
 nox.options.error_on_missing_interpreters = False
@@ -144,7 +153,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """The types, in the eyes of mypy and of pyright."""
     install_servers(session)
-    install(session, "tests", "examples", "demo", "types")
+    install(session, "tests", "examples", "demo", "bench", "types")
     session.run("mypy", *session.posargs)
     session.run("pyright", "--warnings")
 
@@ -203,6 +212,24 @@ def demo(session: nox.Session) -> None:
     """A pool at work, to look at; arguments go to examples/demo.py."""
     install(session, "demo")
     session.run("python", "examples/demo.py", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """The benchmark, about ten minutes of an idle machine; `-- --docs` publishes it, too."""
+    measure(session, *session.posargs)
+
+
+@nox.session(name="bench-short")
+def bench_short(session: nox.Session) -> None:
+    """Bare drivers and this pool side by side; fails only where a ratio has collapsed."""
+    measure(session, "--short")
+
+
+def measure(session: nox.Session, *options: str) -> None:
+    install_servers(session)
+    install(session, "bench")
+    session.run("python", "-m", "benchmarks", *options, env={"PYTHONPATH": "tests"})
 
 
 @nox.session(python=PYTHONS[-1])
