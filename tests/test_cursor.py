@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from asyncdbpool import Connection, ConnectionPool, ConnectionReturned, Cursor
-from asyncdbpool._cursor import BATCH
+from asyncdbpool._cursor import BATCH, MORE
 from asyncdbpool._workers import Job, Worker
 from support.databases import Database, expected
 
@@ -978,7 +978,7 @@ async def test_ten_thousand_rows_take_a_hop_for_each_batch(
     ways_database: Database, way: Way, pair: Pair, hops: list[Job]
 ) -> None:
     sql = ways_database.rows(10_000)
-    batches = 10_000 // BATCH + 1
+    batches = 1 + (10_000 - BATCH) // MORE + 1
     async with way.cursor(pair.pooled) as cursor:
         await cursor.execute(sql)
         assert len([row async for row in cursor]) == 10_000
@@ -1027,7 +1027,7 @@ async def check_what_is_ahead(cursor: Cursor, tally: Tally, slack: int = 0) -> N
     read = 0
 
     def look() -> None:
-        assert read <= tally.rows <= read + BATCH + slack
+        assert read <= tally.rows <= read + MORE + slack
 
     look()
     for _ in range(700):

@@ -12,10 +12,13 @@ from asyncdbpool._queries import CHUNK
 if TYPE_CHECKING:
     from asyncdbpool._session import Session
 
-__all__ = ["BATCH", "END", "CursorCore"]
+__all__ = ["BATCH", "END", "MORE", "CursorCore"]
 
 BATCH = 256
-"""Rows brought along in one hop to the thread and back."""
+"""Rows brought along in the hop of a statement."""
+
+MORE = 1000
+"""Rows brought in one hop to a reader who has read the first batch to its end."""
 
 END = object()
 """What `CursorCore.next()` returns after the last row."""
@@ -186,7 +189,7 @@ class CursorCore:
             row = self.give_birth().fetchone()
             return END if row is None else row
         if not self.rows and not self.exhausted and self._error is None:
-            self._top_up(BATCH)
+            self._top_up(MORE)
         if not self.rows:
             self._raise_late_error()
             self._told = True
