@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from asyncdbpool import ConnectionPool, ConnectionReturned
+from asyncdbpool.proxies import Connection, Cursor, NativeConnection
 from asyncdbpool.testing import NEVER, Fake, FakeDriver, settle, virtual_time
 from asyncdbpool.testing.invariants import join_threads, threads_of
 
@@ -222,3 +223,31 @@ async def test_a_cancel_keeps_no_answer_alive_nor_the_proxy_behind_it() -> None:
         del statement
         with pytest.warns(ResourceWarning, match="dropped without being returned"):
             drop(conns)
+
+
+@pytest.mark.parametrize("kind", [Connection, NativeConnection, Cursor])
+def test_a_proxy_that_was_never_made_is_dropped_without_a_word(kind: type[Any]) -> None:
+    proxies = [kind.__new__(kind)]
+    with pytest.raises(AttributeError):
+        _ = proxies[0]._lease
+    drop(proxies)
+
+
+def test_who_waits_on_a_loop_that_is_closed_is_forgotten_without_a_word() -> None:
+    fake = Fake()
+    pool = make(fake, max_size=1)
+    loop = asyncio.new_event_loop()
+    conn = loop.run_until_complete(pool.get())
+    waiters = [loop.create_task(pool.get()), loop.create_task(pool.fetch_all("SELECT n"))]
+    loop.run_until_complete(asyncio.sleep(0.01))
+    loop.close()
+    drop(waiters)
+
+    async def again() -> None:
+        async with pool:
+            await pool.fetch_all("SELECT n")
+
+    with pytest.warns(ResourceWarning, match="was not closed before its event loop"):
+        asyncio.run(again())
+    assert not conn
+    join_threads(pool)

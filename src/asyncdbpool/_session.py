@@ -350,8 +350,6 @@ class Session:
                 self.driver.begin_once(self.raw, work)
             result = getattr(self, work)(*args)
             self._refuse_if_hit()
-            if self.litter or self.cursors:
-                self.sweep_all()
             if self.standing.wants_end(self.raw):
                 self._commit(checked=True)
         except BaseException:

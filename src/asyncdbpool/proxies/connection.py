@@ -203,7 +203,7 @@ class Connection:
         return cast("Session", self._lease.session)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("__") or name in Connection.__slots__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         lease = self._lease
         lease.check()

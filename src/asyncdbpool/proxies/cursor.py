@@ -153,7 +153,7 @@ class Cursor:
         return None if core.raw is None else core.rownumber
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("__") or name in Cursor.__slots__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         core = self._born_or_not()
         if name in core.kept:

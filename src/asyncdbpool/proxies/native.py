@@ -177,7 +177,7 @@ class NativeConnection(Connection):
         return cursor
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("__") or name in Connection.__slots__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         self._lease.check()
         return _passed(self, self._lease, self._lease.session.raw, name, self._call)
