@@ -101,16 +101,24 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a claim: its ratio or figure, and whether that will do."""
+    """What became of a claim: its ratio or figure, and whether that will do.
+
+    Attributes:
+        claim: The claim.
+        value: What the medians say.
+        kept: Whether that is enough.
+        best: What the better rounds of the one and the worse ones of the other say.
+    """
 
     claim: Claim
     value: float
     kept: bool
+    best: float
 
     @property
     def collapsed(self) -> bool:
-        """Whether it is so far off that no noise explains it: under half of what was claimed."""
-        return self.claim.floor and self.value < (self.claim.at_least or 0.0) / 2
+        """Whether it is so far off that no noise explains it: at best half of what was claimed."""
+        return self.claim.floor and self.best < (self.claim.at_least or 0.0) / 2
 
 
 def judge(claim: Claim, spreads: Mapping[str, Spread], loop: str, unit: Unit) -> Verdict | None:
@@ -118,12 +126,14 @@ def judge(claim: Claim, spreads: Mapping[str, Spread], loop: str, unit: Unit) ->
     names = {claim.subject, claim.against or claim.subject}
     if claim.loop not in (None, loop) or not names <= spreads.keys():
         return None
-    cost = spreads[claim.subject].median
+    ours = spreads[claim.subject]
+    theirs = ours if claim.against is None else spreads[claim.against]
     if claim.against is None:
-        value = unit.figure(cost)
+        value = best = unit.figure(ours.median)
     elif claim.at_least is not None:
-        value = spreads[claim.against].median / cost
+        value, best = theirs.median / ours.median, theirs.high / ours.low
     else:
-        value = cost / spreads[claim.against].median
+        value, best = ours.median / theirs.median, ours.low / theirs.high
     enough = claim.at_least is None or value >= claim.at_least
-    return Verdict(claim, value, enough and (claim.at_most is None or value <= claim.at_most))
+    kept = enough and (claim.at_most is None or value <= claim.at_most)
+    return Verdict(claim, value, kept, best)

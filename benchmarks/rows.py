@@ -124,7 +124,6 @@ ROWS = {
             Claim(f"{OURS}, MySQLdb", "aiomysql.Pool", at_least=1.5),
         ],
         tasks=50,
-        short=True,
     ),
     "asyncpg": Row(
         title="asyncpg in this pool, `SELECT 1`, 50 tasks on 10 connections",

@@ -227,7 +227,7 @@ async def test_a_cancel_keeps_no_answer_alive_nor_the_proxy_behind_it() -> None:
 
 @pytest.mark.parametrize("kind", [Connection, NativeConnection, Cursor])
 def test_a_proxy_that_was_never_made_is_dropped_without_a_word(kind: type[Any]) -> None:
-    proxies = [kind.__new__(kind)]
+    proxies = [object.__new__(kind)]
     with pytest.raises(AttributeError):
         _ = proxies[0]._lease
     drop(proxies)

@@ -12,12 +12,10 @@ if TYPE_CHECKING:
     from asyncdbpool._lease import Lease
     from asyncdbpool._line import Line, Waiter
     from asyncdbpool._options import Options
-    from asyncdbpool._permits import Permits
     from asyncdbpool._record import Record
     from asyncdbpool.stats import Counters
 
 __all__ = ["Relay", "Shot"]
-
 
 Outcome = tuple[Any, BaseException | None, asyncio.Future[None] | None]
 """What a one-shot gives, or what it raises; and what ends when its connection is clean or closed,
@@ -36,7 +34,7 @@ class Shot(Job):
         permit: True once there is one for it.
         timeout: Seconds that it waits at most; None waits without end.
         since: Loop time from which it waits, or 0.0.
-        waiting: True while it stands there, as far as the event loop knows.
+        waiting: True while it stands in line, as far as the event loop knows.
         record: The connection that runs it; set by whoever decides that, on any thread.
         lease: The loan of that connection, once the event loop knows of it.
         following: The one-shot that its connection has taken along.
@@ -113,9 +111,7 @@ class Pool(Protocol):
     loop: asyncio.AbstractEventLoop
     options: Options
     counters: Counters
-    permits: Permits
     line: Line
-    waiters: dict[asyncio.Task[Any] | None, float]
 
     def enter(self, shot: Shot) -> None:
         """Begin a one-shot at once, or let it wait."""
