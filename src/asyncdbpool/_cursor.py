@@ -17,7 +17,7 @@ __all__ = ["BATCH", "END", "MORE", "CursorCore"]
 BATCH = 256
 """Rows brought along in the hop of a statement."""
 
-MORE = 1000
+MORE = 500
 """Rows brought in one hop to a reader who has read the first batch to its end."""
 
 END = object()
@@ -189,7 +189,7 @@ class CursorCore:
             row = self.give_birth().fetchone()
             return END if row is None else row
         if not self.rows and not self.exhausted and self._error is None:
-            self._top_up(MORE)
+            self._top_up(MORE if self._read else BATCH)
         if not self.rows:
             self._raise_late_error()
             self._told = True
