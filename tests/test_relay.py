@@ -1119,7 +1119,6 @@ def test_a_loop_that_is_closed_with_a_line_leaves_nothing_behind(kind: Kind) -> 
 
     with asyncio.Runner() as runner:
         runner.run(leave())
-    threads_end(pool)
 
     async def again() -> None:
         assert await asyncio.gather(*(ask(pool, n) for n in range(100, 105))) == [*range(100, 105)]
