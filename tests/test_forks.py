@@ -123,10 +123,12 @@ def test_parent_and_children_go_on_with_connections_of_their_own(activity: Activ
     assert "never closed" not in answer.stderr, answer.stderr
 
 
-def test_a_pool_that_is_closed_has_nothing_to_disown() -> None:
+async def test_a_pool_that_is_closed_has_nothing_to_disown() -> None:
     pool = ConnectionPool(Fake())
     pool._disown()
     assert (pool.size, pool.free) == (0, pool.max_size)
+    async with pool:
+        assert await pool.fetch_val("SELECT n") == 1
 
 
 def test_a_socket_is_severed_in_its_own_place_only() -> None:
