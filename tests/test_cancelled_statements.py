@@ -391,3 +391,23 @@ async def test_who_is_cancelled_before_a_commit_has_begun_waits_for_nothing() ->
         await asyncio.wait(others)
         await settle()
         assert (fake.commit.calls, pool.idle) == (0, 1)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_of_an_undoing_that_nobody_waits_for_comes_out_of_the_loop(
+    error: type[BaseException],
+) -> None:
+    fake = Fake()
+
+    @virtual_time
+    async def scenario() -> None:
+        async with fake.pool(max_size=1) as pool, pool.connection() as conn:
+            fake.rollback.once(error())
+            with pytest.raises(asyncio.CancelledError):
+                async with conn.transaction():
+                    await conn.execute("INSERT")
+                    raise asyncio.CancelledError
+            await asyncio.sleep(60)
+
+    with pytest.raises(error):
+        scenario()
