@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -76,6 +77,22 @@ async def test_a_garbage_collected_lease_is_reclaimed_with_a_warning() -> None:
             assert fake.connect.calls == 1
             assert not conn.in_transaction
         assert (pool.stats().reclaimed, pool.free) == (1, 1)
+
+
+@pytest.mark.skipif("MUTANT_UNDER_TEST" in os.environ, reason="mutmut puts frames in between")
+def test_warnings_point_at_the_line_that_dropped_the_thing() -> None:
+    fake = Fake()
+    pool = make(fake)
+    things: list[Any] = [asyncio.run(pool.get()), pool]
+    threads = threads_of(pool)
+    del pool
+    while things:
+        with pytest.warns(ResourceWarning, match=r"was dropped|was never closed") as warned:
+            del things[0]
+        assert warned.pop(ResourceWarning).filename == __file__
+    for thread in threads:
+        thread.join(5)
+    assert fake.open == 0
 
 
 @virtual_time
