@@ -30,6 +30,14 @@ async def test_making_a_pool_does_nothing() -> None:
 
 
 @virtual_time
+async def test_the_figures_of_a_pool_that_is_not_open_are_zero() -> None:
+    pool = ConnectionPool(Fake())
+    stats = pool.stats()
+    assert (stats.size, stats.idle, stats.in_use, stats.connecting, stats.waiting) == (0,) * 5
+    assert pool.waiting == 0
+
+
+@virtual_time
 async def test_the_first_get_opens_the_pool() -> None:
     fake = Fake()
     async with fake.pool(min_size=2) as pool:

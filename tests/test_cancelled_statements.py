@@ -348,3 +348,66 @@ async def test_who_is_cancelled_in_a_block_does_not_wait_for_its_clean_up(block:
         assert now() - began == pytest.approx(1, abs=0.01)
         await settle()
         assert fake.rollback.held == 1
+
+
+@virtual_time
+async def test_who_is_cancelled_before_a_transaction_has_begun_waits_for_nothing() -> None:
+    fake = Fake(sockets=True)
+    async with fake.pool(max_size=1, check=None, cancel_grace=60) as pool:
+        async with pool.connection() as conn:
+            cursor = await conn.execute("INSERT")
+            await conn.commit()
+        fake.cursor_close.once(NEVER)
+        await asyncio.sleep(1)
+        assert fake.cursor_close.held == 1, "what the last borrower left is still being closed"
+        assert not cursor
+
+        async def work() -> None:
+            async with pool.transaction():
+                raise AssertionError("not reached")
+
+        began = now()
+        await cancelled_after(work(), 1)
+        assert now() - began == pytest.approx(1, abs=0.01)
+        fake.cursor_close.release()
+
+
+@virtual_time
+async def test_who_is_cancelled_before_a_commit_has_begun_waits_for_nothing() -> None:
+    fake = Fake(sockets=True)
+    async with fake.pool(max_size=1, cancel_grace=60) as pool:
+        fake.execute.once(NEVER)
+        others: list[asyncio.Task[Any]] = []
+
+        async def work() -> None:
+            async with pool.transaction() as conn:
+                others.append(asyncio.create_task(conn.fetch_all("SELECT n")))
+                await settle()
+
+        began = now()
+        await cancelled_after(work(), 1)
+        assert now() - began == pytest.approx(1, abs=0.01)
+        fake.execute.release()
+        await asyncio.wait(others)
+        await settle()
+        assert (fake.commit.calls, pool.idle) == (0, 1)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_of_an_undoing_that_nobody_waits_for_comes_out_of_the_loop(
+    error: type[BaseException],
+) -> None:
+    fake = Fake()
+
+    @virtual_time
+    async def scenario() -> None:
+        async with fake.pool(max_size=1) as pool, pool.connection() as conn:
+            fake.rollback.once(error())
+            with pytest.raises(asyncio.CancelledError):
+                async with conn.transaction():
+                    await conn.execute("INSERT")
+                    raise asyncio.CancelledError
+            await asyncio.sleep(60)
+
+    with pytest.raises(error):
+        scenario()

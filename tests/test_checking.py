@@ -53,6 +53,15 @@ async def test_always_pings_before_every_lease() -> None:
 
 
 @virtual_time
+async def test_auto_pings_before_every_lease_where_no_idle_time_is_short_enough() -> None:
+    fake = Fake()
+    async with fake.pool(check_after=0, max_size=1) as pool:
+        for _ in range(3):
+            await pool.put(await pool.get())
+        assert fake.ping.calls == 2
+
+
+@virtual_time
 async def test_without_a_check_nothing_is_pinged() -> None:
     fake = Fake()
     async with fake.pool(check=None) as pool:

@@ -17,24 +17,10 @@ from hypothesis import strategies as st
 
 from asyncdbpool import Connection, ConnectionPool, ConnectionReturned, Cursor
 from asyncdbpool._cursor import BATCH, MORE
-from asyncdbpool._workers import Job, Worker
+from asyncdbpool._workers import Job
 from support.databases import Database, expected
 
 SIZES = [0, 1, BATCH - 1, BATCH, BATCH + 1, 600, 1500]
-
-
-@pytest.fixture
-def hops(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
-    """Every call that went to a worker's thread."""
-    made: list[Job] = []
-    put = Worker.put
-
-    def counted(worker: Worker, job: Job) -> None:
-        made.append(job)
-        put(worker, job)
-
-    monkeypatch.setattr(Worker, "put", counted)
-    return made
 
 
 # ------------------------------------------------------------------------------------------------

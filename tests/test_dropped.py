@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -37,8 +38,9 @@ def test_a_dropped_pool_warns_and_its_threads_close_its_connections() -> None:
         pools = [make(fake, name="dropped")]
         runner.run(pools[0].fetch_val("SELECT n"))
         threads = threads_of(pools[0])
-        with pytest.warns(ResourceWarning, match=r"'dropped'.* was never closed"):
+        with pytest.warns(ResourceWarning, match=r"'dropped'.* was never closed") as warned:
             drop(pools)
+        assert isinstance(warned.pop(ResourceWarning).source, ConnectionPool)
     for thread in threads:
         thread.join(5)
         assert not thread.is_alive()
@@ -68,12 +70,29 @@ async def test_a_garbage_collected_lease_is_reclaimed_with_a_warning() -> None:
     async with fake.pool(max_size=1, name="orders") as pool:
         conns = [await pool.get()]
         await conns[0].execute("INSERT")
-        with pytest.warns(ResourceWarning, match="'orders', lent> was dropped"):
+        with pytest.warns(ResourceWarning, match="'orders', lent> was dropped") as warned:
             drop(conns)
+        assert isinstance(warned.pop(ResourceWarning).source, Connection)
         async with pool.connection() as conn:
             assert fake.connect.calls == 1
             assert not conn.in_transaction
         assert (pool.stats().reclaimed, pool.free) == (1, 1)
+
+
+@pytest.mark.skipif("MUTANT_UNDER_TEST" in os.environ, reason="mutmut puts frames in between")
+def test_warnings_point_at_the_line_that_dropped_the_thing() -> None:
+    fake = Fake()
+    pool = make(fake)
+    things: list[Any] = [asyncio.run(pool.get()), pool]
+    threads = threads_of(pool)
+    del pool
+    while things:
+        with pytest.warns(ResourceWarning, match=r"was dropped|was never closed") as warned:
+            del things[0]
+        assert warned.pop(ResourceWarning).filename == __file__
+    for thread in threads:
+        thread.join(5)
+    assert fake.open == 0
 
 
 @virtual_time

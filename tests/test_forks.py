@@ -1,16 +1,21 @@
 """os.fork() with an open pool: the child leaves the parent's connections alone and has its own."""
 
+import asyncio
+import gc
 import json
 import os
 import socket
 import subprocess
 import sys
 import textwrap
+import weakref
 from collections.abc import Mapping
 
-from asyncdbpool import ConnectionPool
+import pytest
+
+from asyncdbpool import ConnectionPool, ConnectionReturned
 from asyncdbpool._wire import Wire
-from asyncdbpool.testing import Fake
+from asyncdbpool.testing import Fake, NativeFake
 from support.activity import Activity
 from support.fixtures import with_every_driver
 
@@ -123,10 +128,29 @@ def test_parent_and_children_go_on_with_connections_of_their_own(activity: Activ
     assert "never closed" not in answer.stderr, answer.stderr
 
 
-def test_a_pool_that_is_closed_has_nothing_to_disown() -> None:
+def test_what_is_the_parents_is_of_no_use_and_never_freed() -> None:
+    fake = NativeFake()
+    with asyncio.Runner() as runner:
+        pool = ConnectionPool(fake, driver=fake.driver(), name="orders")
+        conn = runner.run(pool.get())
+        raw = weakref.ref(fake.connections[0])
+        pool._disown()  # as a child does
+        with pytest.raises(
+            ConnectionReturned,
+            match="'orders': this connection was borrowed by the parent process; a proxy",
+        ):
+            runner.run(conn.fetch_val("SELECT n"))
+    del fake, pool, conn
+    gc.collect()
+    assert raw() is not None, "a driver's connection that is freed may say goodbye"
+
+
+async def test_a_pool_that_is_closed_has_nothing_to_disown() -> None:
     pool = ConnectionPool(Fake())
     pool._disown()
     assert (pool.size, pool.free) == (0, pool.max_size)
+    async with pool:
+        assert await pool.fetch_val("SELECT n") == 1
 
 
 def test_a_socket_is_severed_in_its_own_place_only() -> None:

@@ -13,7 +13,7 @@ import pytest
 from asyncdbpool import PoolError
 from asyncdbpool._lanes import Lane
 from asyncdbpool._workers import Executor
-from asyncdbpool.testing import settle, virtual_time
+from asyncdbpool.testing import NativeFake, now, settle, virtual_time
 
 waiter: ContextVar[str] = ContextVar("waiter", default="nobody")
 
@@ -448,3 +448,66 @@ def test_a_job_may_be_asked_for_from_outside_of_the_running_loop() -> None:
     loop.run_until_complete(asyncio.sleep(0.01))
     loop.close()
     assert ended == [1, 2]
+
+
+# ------------------------------------------------------------------------------------------------
+# Functions with the driver's connection
+
+
+@virtual_time
+async def test_a_function_is_refused_the_proxy_of_the_connection_that_it_has_itself() -> None:
+    async with NativeFake().pool(max_size=1) as pool, pool.connection() as conn:
+
+        async def use_both(raw: Any) -> None:
+            async with asyncio.timeout(60):  # instead of waiting for its own end
+                await conn.fetch_val("SELECT n")
+
+        with pytest.raises(PoolError, match="has the driver's connection to itself"):
+            await conn.run(use_both)
+        assert await conn.fetch_val("SELECT n") == 1
+
+
+@pytest.mark.parametrize("end", ["cancelled", "returned"])
+@virtual_time
+async def test_a_function_that_nobody_waits_for_any_more_is_cancelled_at_once(end: str) -> None:
+    async with NativeFake().pool(max_size=1, cancel_grace=60) as pool:
+        conn = await pool.get()
+        ended: list[float] = []
+
+        async def dawdle(raw: Any) -> None:
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                ended.append(now())
+
+        began = now()
+        running = asyncio.create_task(conn.run(dawdle))
+        await settle()
+        if end == "cancelled":
+            running.cancel()
+            await settle()
+        else:
+            await pool.put(conn)
+            with pytest.raises(PoolError, match="was cut off while this ran"):
+                await running
+        assert ended == [pytest.approx(began, abs=0.1)]
+        await conn.close()
+
+
+@virtual_time
+async def test_a_cleanup_of_ones_own_has_to_be_what_the_driver_can_wait_for() -> None:
+    def blocking(raw: Any) -> None: ...
+
+    cleaned: list[Any] = []
+
+    async def clean(raw: Any) -> None:
+        cleaned.append(raw)
+        raw.in_transaction = False
+
+    fake = NativeFake()
+    async with fake.pool(max_size=1) as pool:
+        with pytest.raises(TypeError, match="cleanup"):
+            pool.connection(cleanup=blocking)
+        async with pool.connection(cleanup=clean) as conn:
+            await conn.fetch_all("INSERT")
+        assert cleaned == fake.connections

@@ -301,3 +301,29 @@ async def test_each_clear_is_one_of_its_own() -> None:
         await pool.put(conn)
         await settle()
         assert pool.size == 0
+
+
+@virtual_time
+async def test_what_is_being_closed_already_is_not_too_much() -> None:
+    fake = Fake()
+    async with fake.pool(max_size=4) as pool:
+        for conn in [await pool.get() for _ in range(4)]:
+            await pool.put(conn)
+        fake.close.always(1.0)
+        for _ in range(3):
+            await pool.resize(max_size=3)
+            assert pool.idle == 3
+        await asyncio.sleep(2)
+        assert (pool.idle, pool.size) == (3, 3)
+
+
+@virtual_time
+async def test_what_was_made_between_two_clears_is_closed_by_the_second() -> None:
+    async with Fake().pool() as pool:
+        for number in range(3):
+            await pool.clear()
+            conn = await pool.get()
+            await pool.clear()
+            await pool.put(conn)
+            await settle()
+            assert (pool.size, pool.stats().closed) == (0, number + 1)

@@ -4,15 +4,17 @@ import asyncio
 import gc
 import sqlite3
 import types
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 import pytest
 
-from asyncdbpool import Connection, ConnectionPool, ConnectionReturned
+from asyncdbpool import Connection, ConnectionPool, ConnectionReturned, PoolError
+from asyncdbpool._cursor import BATCH
+from asyncdbpool._workers import Job
 from asyncdbpool.proxies._members import is_method
 from asyncdbpool.proxies.cursor import Execution
-from asyncdbpool.testing import NEVER, Fake, settle, virtual_time
+from asyncdbpool.testing import NEVER, Fake, now, settle, virtual_time
 
 # ------------------------------------------------------------------------------------------------
 # Methods and values
@@ -259,6 +261,59 @@ async def test_a_transactions_repr_tells_which_it_is() -> None:
 
 
 @virtual_time
+async def test_a_rollback_that_was_asked_for_ahead_of_the_return_is_told_to_be_done() -> None:
+    fake = Fake()
+    async with fake.pool(max_size=1) as pool:
+        conn = await pool.get()
+        block = await conn.transaction().start()
+        fake.execute.once(2.0)
+        running = asyncio.create_task(conn.fetch_all("SELECT n"))
+        await settle()
+        undoing = asyncio.create_task(block.rollback())
+        await settle()
+        await asyncio.gather(pool.put(conn), running, undoing)
+        assert fake.rollback.calls == 1
+
+
+@virtual_time
+async def test_a_block_that_was_cancelled_is_over_for_good() -> None:
+    fake = Fake()
+    async with fake.pool(max_size=1) as pool, pool.connection() as conn:
+        block = conn.transaction()
+        with pytest.raises(asyncio.CancelledError):
+            async with block:
+                raise asyncio.CancelledError
+        with pytest.raises(PoolError, match="is not under way"):
+            await block.commit()
+        assert fake.commit.calls == 0
+
+
+@virtual_time
+async def test_the_error_of_a_block_counts_more_than_that_of_its_rollback() -> None:
+    fake = Fake()
+    async with fake.pool(max_size=1) as pool, pool.connection() as conn:
+        fake.rollback.once(fake.Error("no"))
+        with pytest.raises(LookupError, match="of the block"):
+            async with conn.transaction():
+                await conn.execute("INSERT")
+                raise LookupError("of the block")
+
+
+@virtual_time
+async def test_options_that_the_drivers_transactions_do_not_know_are_refused_by_name() -> None:
+    async with Fake().pool(name="orders") as pool, pool.connection() as conn:
+        with pytest.raises(
+            TypeError,
+            match=r"^pool 'orders': this driver's transactions take no isolation, readonly$",
+        ):
+            conn.transaction(readonly=True, isolation="serializable")
+
+
+# ------------------------------------------------------------------------------------------------
+# Cursors
+
+
+@virtual_time
 async def test_a_cursor_that_nobody_holds_is_closed_ahead_of_the_next_statement() -> None:
     fake = Fake()
     async with fake.pool(max_size=1) as pool, pool.connection() as conn:
@@ -266,3 +321,164 @@ async def test_a_cursor_that_nobody_holds_is_closed_ahead_of_the_next_statement(
             await conn.execute("SELECT n")
             gc.collect()
         assert fake.connections[0].cursors == 1, "the last one"
+
+
+def test_rows_that_have_come_ahead_are_read_without_a_hop_and_the_next_ones_with_one(
+    hops: list[Job],
+) -> None:
+    """The fake tells of a row that is fetched on any thread but the connection's."""
+
+    @virtual_time
+    async def scenario() -> None:
+        fake = Fake(rows=2 * BATCH)
+        async with fake.pool(max_size=1) as pool, pool.connection() as conn:
+
+            async def took(read: Awaitable[Any]) -> tuple[Any, int]:
+                before = len(hops)
+                return await read, len(hops) - before
+
+            one = await conn.execute("SELECT n")
+            for number in range(1, BATCH + 1):
+                assert await took(anext(one)) == ((number,), 0)
+            assert await took(anext(one)) == ((BATCH + 1,), 1)
+
+            many = await conn.execute("SELECT n")
+            many.arraysize = 7
+            rows, count = await took(many.fetchmany())
+            assert (len(rows), count) == (7, 0)
+            rows, count = await took(many.fetchmany(BATCH - 16))
+            assert (len(rows), count) == (BATCH - 16, 0)
+            rows, count = await took(many.fetchmany(12))
+            assert (len(rows), count) == (12, 1), "nine were here"
+            many.arraysize = BATCH
+            await many.execute("SELECT n")
+            rows, count = await took(many.fetchmany(1))
+            assert (len(rows), count) == (1, 0)
+            rows, count = await took(many.fetchmany())
+            assert (len(rows), count) == (BATCH, 1)
+
+    scenario()
+
+
+@pytest.mark.parametrize("way", ["fetchone", "anext", "iteration"])
+@virtual_time
+async def test_who_reads_behind_a_cursors_next_statement_gets_that_ones_rows(way: str) -> None:
+    fake = Fake(rows=lambda sql, params: [(sql,)] * 3)
+    async with fake.pool(max_size=1) as pool, pool.connection() as conn:
+        cursor = await conn.execute("SELECT 0")
+        rows = aiter(cursor)
+        assert await anext(rows) == ("SELECT 0",)
+        fake.execute.once(1.0, 1.0)
+        statements = cursor.execute("SELECT 1"), conn.execute("UPDATE"), cursor.execute("SELECT 2")
+        running = [asyncio.create_task(statement) for statement in statements]
+        await asyncio.sleep(1.5)
+        assert [task.done() for task in running] == [True, False, False]
+        match way:
+            case "fetchone":
+                assert await cursor.fetchone() == ("SELECT 2",)
+            case "anext":
+                assert await anext(cursor) == ("SELECT 2",)
+            case _:
+                assert await anext(rows) == ("SELECT 2",)
+        await asyncio.gather(*running)
+
+
+@virtual_time
+async def test_a_cursor_with_rows_left_is_closed_when_its_close_returns() -> None:
+    fake = Fake(rows=1000)
+    async with fake.pool(max_size=1) as pool, pool.connection() as conn:
+        cursor = await conn.execute("SELECT n")
+        assert fake.connections[0].cursors == 1
+        await cursor.close()
+        assert fake.connections[0].cursors == 0
+
+
+@virtual_time
+async def test_a_close_waits_for_the_statement_that_its_cursor_runs() -> None:
+    fake = Fake()
+    async with fake.pool(max_size=1) as pool, pool.connection() as conn:
+        cursor = conn.cursor()
+        fake.execute.once(2.0)
+        running = asyncio.create_task(cursor.execute("INSERT"))
+        await settle()
+        began = now()
+        await cursor.close()
+        assert now() - began == pytest.approx(2, abs=0.01)
+        await running
+        assert not cursor
+
+
+@virtual_time
+async def test_a_close_that_waits_for_its_turn_is_done_even_if_its_caller_goes() -> None:
+    fake = Fake(rows=1000)
+    async with fake.pool(max_size=1) as pool, pool.connection() as conn:
+        cursor = await conn.execute("SELECT n")
+        fake.execute.once(2.0)
+        running = asyncio.create_task(conn.fetch_all("SELECT n"))
+        await settle()
+        closing = asyncio.create_task(cursor.close())
+        await settle()
+        closing.cancel()
+        await asyncio.wait([closing])
+        assert cursor, "it has not been closed yet"
+        await running
+        await settle()
+        assert not cursor
+
+
+@virtual_time
+async def test_a_block_tells_that_its_cursor_could_not_be_closed_unless_it_fails_itself() -> None:
+    fake = Fake(rows=1000)
+    async with fake.pool(max_size=1) as pool, pool.connection() as conn:
+        fake.cursor_close.once(fake.Error("cannot close"))
+        with pytest.raises(fake.Error, match="cannot close"):
+            async with conn.execute("SELECT n"):
+                pass
+        fake.cursor_close.once(fake.Error("cannot close"))
+        with pytest.raises(LookupError, match="of the block"):
+            async with conn.execute("SELECT n"):
+                raise LookupError("of the block")
+
+
+@virtual_time
+async def test_a_closed_cursor_says_so_even_where_the_module_has_no_interface_error() -> None:
+    fake = Fake()
+
+    class Bare:
+        connect = fake.connect
+
+    for module, error in ((fake, fake.InterfaceError), (Bare(), PoolError)):
+        async with ConnectionPool(module) as pool, pool.connection() as conn:
+            cursor = conn.cursor()
+            await cursor.close()
+            with pytest.raises(error, match=r"^this cursor is closed$"):
+                await cursor.fetchone()
+
+
+async def test_what_the_class_tells_of_an_unborn_cursor_is_told_and_no_more() -> None:
+    class Coloured(sqlite3.Cursor):
+        colour = "red"
+
+    class Making(sqlite3.Connection):
+        def cursor(self, factory: Any = Coloured) -> Any:
+            return super().cursor(factory)
+
+    def reverse(self: object, cursor: sqlite3.Cursor, row: tuple[Any, ...]) -> tuple[Any, ...]:
+        return row[::-1]
+
+    async with (
+        ConnectionPool(sqlite3, ":memory:", factory=Making, max_size=1) as pool,
+        pool.connection() as conn,
+    ):
+        cursor = conn.cursor()
+        assert cursor.colour == "red"
+        await cursor.setinputsizes([1])
+        unborn = conn.cursor()
+        with pytest.raises(AttributeError, match="'row_factory' is not known yet"):
+            _ = unborn.row_factory
+        factory = types.MethodType(reverse, self := object())
+        cursor.row_factory = factory
+        await cursor.execute("SELECT 1, 2")
+        assert cursor.row_factory == factory, "a value, though it is a method of something's"
+        assert await cursor.fetchone() == (2, 1)
+        assert factory.__self__ is self

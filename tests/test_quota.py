@@ -63,6 +63,49 @@ async def test_an_idle_connection_is_closed_to_make_room_for_a_busy_sibling() ->
 
 
 @virtual_time
+async def test_no_more_idle_connections_are_closed_than_siblings_wait_for() -> None:
+    one, two, three = Fake(), Fake(), Fake()
+    cap = Cap("max_total", 3)
+    async with siblings(one, two, three, caps=[[cap]] * 3) as (first, second, third):
+        for conn in [await first.get() for _ in range(3)]:
+            await first.put(conn)
+        one.close.always(1.0)
+        waiters = [asyncio.create_task(second.get())]
+        await asyncio.sleep(0.1)
+        await second.resize(max_size=9)  # which makes it look again what it lacks
+        assert first.idle == 2
+        waiters.append(asyncio.create_task(third.get()))
+        await asyncio.sleep(0.1)
+        await third.resize(max_size=9)
+        assert first.idle == 1
+        await second.put(await waiters[0])
+        await third.put(await waiters[1])
+        assert (first.size, second.size, third.size) == (1, 1, 1)
+
+
+@virtual_time
+async def test_no_more_returned_connections_are_closed_than_siblings_wait_for() -> None:
+    one, two, three = Fake(), Fake(), Fake()
+    cap = Cap("max_total", 4)
+    async with siblings(one, two, three, caps=[[cap]] * 3) as (first, second, third):
+        lent = [await first.get() for _ in range(4)]
+        waiters = [asyncio.create_task(pool.get()) for pool in (second, third)]
+        await settle()
+        one.close.once(1.0, 3.0)
+        returns = [asyncio.create_task(first.put(lent.pop())) for _ in range(2)]
+        await settle()
+        await first.put(lent.pop())
+        assert first.idle == 1, "two are being closed for two who wait"
+        await second.put(await waiters[0])
+        assert not waiters[1].done()
+        await first.put(lent.pop())
+        assert first.idle == 2, "one is still being closed for one who waits"
+        await third.put(await waiters[1])
+        await asyncio.gather(*returns)
+        assert (first.size, second.size, third.size) == (2, 1, 1)
+
+
+@virtual_time
 async def test_a_lent_connection_is_closed_on_return_for_an_older_waiter_of_a_sibling() -> None:
     one, two = Fake(), Fake()
     cap = Cap("max_total", 1)
@@ -326,6 +369,20 @@ def test_what_a_pool_holds_on_a_closed_loop_is_taken_back_once_and_every_time() 
         other.give()
         other.give()
         assert cap.taken == 0
+
+
+def test_of_what_a_pool_holds_on_a_closed_loop_what_it_has_given_back_is_left_out() -> None:
+    cap = Cap("max_total", 5)
+    lost, other = Quota([cap]), Quota([cap])
+    member = Stranded()
+    lost.join(member)
+    assert all(lost.take(for_waiter=True) for _ in range(4))
+    for _ in range(2):
+        lost.give()
+    assert all(other.take(for_waiter=True) for _ in range(3))
+    member.loop.close()
+    assert [other.take(for_waiter=True) for _ in range(3)] == [True, True, False]
+    assert cap.taken == 5
 
 
 @virtual_time

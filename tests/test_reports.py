@@ -66,6 +66,15 @@ async def test_size_is_the_sum_of_its_parts_in_every_phase() -> None:
 
 
 @virtual_time
+async def test_every_timeout_counts() -> None:
+    async with Fake().pool(max_size=1) as pool, pool.connection():
+        waiters = [asyncio.create_task(pool.get(timeout=1)) for _ in range(3)]
+        await asyncio.wait(waiters)
+        assert all(isinstance(waiter.exception(), PoolTimeout) for waiter in waiters)
+        assert pool.stats().timeouts == 3
+
+
+@virtual_time
 async def test_counters_and_sums() -> None:
     fake = Fake()
     fake.connect.once(2.0)
@@ -237,6 +246,20 @@ async def test_a_connection_borrowed_outside_of_any_task_has_an_unknown_holder()
         conn = await borrowed
         assert pool.dump()[0].task == "?"
         assert await conn.fetch_val("SELECT n") == 1
+        await pool.put(conn)
+
+
+@virtual_time
+async def test_a_connection_used_outside_of_any_task_has_an_unknown_holder() -> None:
+    fake = Fake()
+    async with fake.pool() as pool:
+        conn = await pool.get()
+        assert pool.dump()[0].task != "?"
+        statement = conn.fetch_val("SELECT n")
+        asyncio.get_running_loop().call_soon(statement.send, None)
+        await settle()
+        assert (fake.statements, pool.dump()[0].task) == (["SELECT n"], "?")
+        statement.close()
         await pool.put(conn)
 
 

@@ -112,6 +112,51 @@ async def test_an_error_leaves_its_thread_without_the_frames_of_the_driver() -> 
 
 
 @virtual_time
+async def test_every_error_behind_an_error_leaves_its_frames_behind() -> None:
+    def cause() -> None:
+        kept = Kept()  # noqa: F841 - the local that must go
+        raise ArithmeticError("the cause")
+
+    def context() -> None:
+        kept = Kept()  # noqa: F841 - another one
+        raise LookupError("the context")
+
+    def work() -> None:
+        behind: Exception | None = None
+        try:
+            cause()
+        except ArithmeticError as error:
+            behind = error
+        try:
+            context()
+        except LookupError:
+            raise OSError("the outer") from behind
+
+    threads = executor()
+    worker = hire(threads)
+    with pytest.raises(OSError, match="the outer") as caught:
+        await call(worker, work)
+    assert isinstance(caught.value.__cause__, ArithmeticError)
+    assert isinstance(caught.value.__context__, LookupError)
+    assert Kept.alive == 0
+    worker.dismiss()
+
+
+@virtual_time
+async def test_errors_that_are_behind_each_other_come_out_of_their_thread() -> None:
+    def work() -> None:
+        first, second = OSError("one"), OSError("other")
+        first.__cause__, second.__cause__ = second, first
+        raise first
+
+    threads = executor()
+    worker = hire(threads)
+    with pytest.raises(OSError, match="one"):
+        await call(worker, work)
+    worker.dismiss()
+
+
+@virtual_time
 async def test_an_error_of_the_callers_own_leaves_its_thread_without_harm_to_the_caller() -> None:
     threads = executor()
     worker = hire(threads)

@@ -1,4 +1,4 @@
-"""Fixtures that run a test on every database, and with every driver for it."""
+"""Fixtures that run a test on every database, with every driver for it, and count its hops."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from asyncdbpool import Connection, ConnectionPool
+from asyncdbpool._workers import Job, Worker
 from support.activity import Activity, observed
 from support.databases import (
     MARIADB_MODES,
@@ -212,3 +213,17 @@ async def conn(pool: ConnectionPool) -> AsyncIterator[Connection]:
     """A borrowed connection."""
     async with pool.connection() as conn:
         yield conn
+
+
+@pytest.fixture
+def hops(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """Every call that went to a worker's thread."""
+    made: list[Job] = []
+    put = Worker.put
+
+    def counted(worker: Worker, job: Job) -> None:
+        made.append(job)
+        put(worker, job)
+
+    monkeypatch.setattr(Worker, "put", counted)
+    return made
