@@ -123,6 +123,7 @@ def publish(results: Results) -> None:
     """Write the results, the charts, and the generated part of the page."""
     CHARTS.mkdir(exist_ok=True)
     results.write(RESULTS)
+    results = Results.read(RESULTS)  # rounded, so that the page is that of the file
     for name, drawing in charts(results).items():
         (CHARTS / name).write_text(drawing, "utf-8")
     PAGE.write_text(with_generated(PAGE.read_text("utf-8"), generated(results)), "utf-8")
