@@ -87,28 +87,25 @@ class Engine:
     async def acquire(self, timeout: float | None, cleanup: Cleanup, *, certain: bool) -> Lease:
         """Lend a connection: an idle one, a returned one or a new one, whatever comes first."""
         self.refuse_if_closed()
+        task = asyncio.current_task(self.loop)
         record: Record | None = None
         permit = not self.permits.locked()
         if permit:
             self.permits.take()
             record = self._take_idle()
         if record is None:
-            record = await self._wait(Turn(self.loop, timeout), permit=permit)
-        task, stack = asyncio.current_task(self.loop), _stacks.capture(skip=1)
+            turn = Turn(self.loop, timeout)
+            self.queue_up(turn, task, permit=permit)
+            try:
+                served = await turn.future
+            except BaseException:
+                self.withdraw(turn)
+                raise
+            finally:
+                self.leave(turn, task)
+            record = self.accept(turn, served)
+        stack = _stacks.capture(skip=1)
         return self._lend(record, cleanup, task=task, stack=stack, certain=certain)
-
-    async def _wait(self, turn: Turn, *, permit: bool) -> Record:
-        """Wait for a permit, unless there is one already, and for a connection."""
-        task = asyncio.current_task(self.loop)
-        self.queue_up(turn, task, permit=permit)
-        try:
-            served = await turn.future
-        except BaseException:
-            self.withdraw(turn)
-            raise
-        finally:
-            self.leave(turn, task)
-        return self.accept(turn, served)
 
     def enter(self, shot: Shot) -> None:
         """Begin a one-shot at once, or let it wait."""
@@ -186,16 +183,21 @@ class Engine:
         waiter = self.line.first()
         if waiter is None:
             return False
-        waiter.permit = True
-        self.line.leave(waiter)
         record = self._take_idle()
         if record is None:
+            self.line.leave(waiter, permit=True)
             self._claim(waiter)
-        elif isinstance(waiter, Shot):
+        else:
+            self._serve(waiter, record)
+        return True
+
+    def _serve(self, waiter: Waiter, record: Record) -> None:
+        """Give the first in line a connection, and the permit for it."""
+        self.line.leave(waiter, permit=True)
+        if isinstance(waiter, Shot):
             self.relay.begin(waiter, self.lend_for(waiter, record))
         else:
             waiter.future.set_result(record)
-        return True
 
     def look_after_line(self) -> None:
         """Serve those whom a permit has missed, since a thread had them in its hand."""
@@ -212,8 +214,8 @@ class Engine:
             record.state is State.LENT
             and record.discard is None
             and record.generation == self.stock.generation
-            and record.expires_at > self.loop.time()
             and not (self.paused or self.permits.owed or self._claims.staked)
+            and record.expires_at > self.loop.time()
             and session_of(record).passes_on
         )
 
@@ -283,8 +285,7 @@ class Engine:
     def _place(self, record: Record) -> None:
         """Let a connection go to the first who waits for one, or be idle."""
         if self.paused or not self._claims:
-            self.stock.keep(record)
-            self.settled(record)
+            self._hand_on(record)
             return
         if self.stock.checks_always and record.state is State.RETURNING:
             self.stock.keep(record)
@@ -292,6 +293,24 @@ class Engine:
             self._claims.serve(record)
         self.settled(record)
         self.dispatch()
+
+    def _hand_on(self, record: Record) -> None:
+        """Let a connection go to the first in line, with the permit it was lent by, or be idle.
+
+        It has just answered, so that nothing would be learned from a look at it.
+        """
+        straight = record.permit and not (
+            self.paused or self.permits.owed or self.stock.checks_always
+        )
+        waiter = self.line.first() if straight else None
+        if waiter is None:
+            self.stock.keep(record)
+            self.settled(record)
+            return
+        record.permit = False  # it goes along
+        record.move(State.LENT)
+        self.settled(record)
+        self._serve(waiter, record)
 
     def _is_unwanted(self, record: Record) -> bool:
         return (

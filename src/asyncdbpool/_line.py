@@ -92,8 +92,9 @@ class Line:
         elif self._timer is None:
             self._look_later(waiter)
 
-    def leave(self, waiter: Waiter) -> None:
-        """Be counted no more, and be refused no more."""
+    def leave(self, waiter: Waiter, *, permit: bool = False) -> None:
+        """Be counted no more, and be refused no more; with a permit, or because one has gone."""
+        waiter.permit = waiter.permit or permit
         if waiter in self._timers:
             self._timers.pop(waiter).cancel()
         if waiter.waiting:

@@ -250,7 +250,7 @@ class Relay:
         """Take the next in line for the connection of one that has ended; on any thread.
 
         Asked again with him in hand, the connection's answer holds for him, too, and not only for
-        those who came before him.
+        those who came before him; on the event loop nothing comes in between.
         """
         pool, record = self._pool, shot.record
         assert record is not None  # noqa: S101 - it has run there
@@ -259,7 +259,8 @@ class Relay:
         following = pool.line.first() if pool.goes_on(record) else None
         if following is None:
             return None
-        if isinstance(following, Shot) and following.passes_on and pool.goes_on(record):
+        surely = self.native or pool.goes_on(record)
+        if surely and isinstance(following, Shot) and following.passes_on:
             following.record = record
             return following
         pool.line.put_back(following)

@@ -64,8 +64,9 @@ class Cursor:
     async def _statement(
         self, method: str, sql: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Cursor:
-        self._lease.statement = sql
-        await self._on_thread(self._core.call, method, (sql, *args), kwargs)
+        lease, core = self._lease, self._open()
+        lease.statement = sql
+        await lease.call(core.call, method, (sql, *args), kwargs, core=core)
         return self
 
     # Rows
