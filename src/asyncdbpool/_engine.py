@@ -14,25 +14,19 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from asyncdbpool import _forks, _reports, _stacks
+from asyncdbpool import _forks, _stacks
 from asyncdbpool._claims import Claims
 from asyncdbpool._lease import Lease
 from asyncdbpool._line import Line, Turn, Waiter
 from asyncdbpool._options import Cleanup, Options
 from asyncdbpool._permits import Permits
 from asyncdbpool._record import Record, State
+from asyncdbpool._refusals import Refusals
 from asyncdbpool._relay import Relay, Shot
 from asyncdbpool._stacks import Stack
 from asyncdbpool._stock import Plan, Stock, session_of
 from asyncdbpool._upkeep import Upkeep
 from asyncdbpool._workers import Done, Job, raise_interrupt
-from asyncdbpool.errors import (
-    PoolClosed,
-    PoolDeadlock,
-    PoolError,
-    PoolTimeout,
-    TooManyWaiters,
-)
 from asyncdbpool.stats import LeaseInfo
 
 __all__ = ["Engine"]
@@ -41,7 +35,6 @@ log = logging.getLogger("asyncdbpool")
 
 _TO_NOTICE = 0.5  # seconds that what runs may take to see that its socket was shut down
 _SOON = 0.05  # seconds for which cursors may stay open on a connection that nobody uses
-_DOUBT = 15.0  # seconds of an endless wait after which a probable deadlock is taken for one
 
 
 class Engine:
@@ -52,6 +45,7 @@ class Engine:
         permits: The limit; a lease holds one permit until its connection is idle or closed.
         line: Those who wait for a permit.
         relay: The one-shots.
+        refusals: The errors for those who wait in vain.
         leases: What is lent, the oldest first.
         returns: What is being cleaned or closed after a lease, and the future that waits for it.
         waiters: The tasks that wait in `acquire()`, and since when, the first first.
@@ -78,7 +72,8 @@ class Engine:
         self._keeps = bool(options.max_idle and options.max_age)
         self._quota = plan.quota
         self._quota.join(self)
-        self.line = Line(self, options.timeout)
+        self.refusals = Refusals(self)
+        self.line = Line(self.loop, self.refusals, options.timeout)
         self.relay = Relay(self, enabled=_lets_relay(options) and not self._quota.shared)
         self.upkeep = Upkeep(self)
 
@@ -86,7 +81,7 @@ class Engine:
 
     async def acquire(self, timeout: float | None, cleanup: Cleanup, *, certain: bool) -> Lease:
         """Lend a connection: an idle one, a returned one or a new one, whatever comes first."""
-        self.refuse_if_closed()
+        self.refusals.refuse_if_closed()
         task = asyncio.current_task(self.loop)
         record: Record | None = None
         permit = not self.permits.locked()
@@ -127,7 +122,7 @@ class Engine:
             self._claim(waiter)
             return
         try:
-            self._refuse_if_hopeless()
+            self.refusals.refuse_if_hopeless()
         except BaseException:
             del self.waiters[task]
             raise
@@ -152,7 +147,7 @@ class Engine:
             return served
         self._refund(waiter, served)
         try:
-            raise served if isinstance(served, BaseException) else self._closed()
+            raise served if isinstance(served, BaseException) else self.refusals.closed()
         finally:
             del served, waiter  # no cycle of exception, traceback and frame
 
@@ -492,9 +487,9 @@ class Engine:
         self.upkeep.stop()
         if self._sweeper is not None:
             self._sweeper.cancel()
-        while self.refuse(self._closed()):
+        while self.refuse(self.refusals.closed()):
             pass
-        self.line.disband(self._closed)
+        self.line.disband(self.refusals.closed)
         stock.stop_retrying()
         stock.expire(stock.idle, "the pool closes")
         if not await self._until(lambda: not stock.records, timeout):
@@ -546,9 +541,10 @@ class Engine:
 
     def holders(self) -> list[LeaseInfo]:
         """Tell who holds what, and whose return is still under way."""
-        return [lease.info() for lease in self._out()]
+        return [lease.info() for lease in self.out()]
 
-    def _out(self) -> Iterator[Lease]:
+    def out(self) -> Iterator[Lease]:
+        """Go through what is lent, and what is on its way back."""
         yield from self.leases
         for lease, _ in self.returns.values():
             yield lease
@@ -579,80 +575,6 @@ class Engine:
             return 0
         return min(self.permits.free, len(self.stock.idle) + self._quota.room(self.permits.size))
 
-    # Saying no
-
-    def _closed(self) -> PoolClosed:
-        return PoolClosed(f"pool {self.name!r} is closed; open it again with `await pool.open()`")
-
-    def refuse_if_closed(self) -> None:
-        """Raise `PoolClosed` once nobody gets a connection any more."""
-        if self.closing:
-            raise self._closed()
-
-    def _refuse_if_hopeless(self) -> None:
-        """Raise where nobody else may wait, or all would wait for each other."""
-        limit = self.options.max_waiting
-        waiting = self.line.waiting
-        if limit is not None and waiting >= limit:
-            raise TooManyWaiters(
-                f"pool {self.name!r}: {waiting} tasks wait already, as many as "
-                f"max_waiting allows; {self._situation()}"
-            )
-        if self._is_deadlocked(certain=True):
-            raise self._deadlock()
-
-    def refusal(self, since: float, timeout: float | None) -> PoolError | None:
-        """Make the error for who waits in vain, too long or for ever; None for who may go on."""
-        now = self.loop.time()
-        if timeout is not None and now >= since + timeout:
-            return self._too_late(timeout)
-        if now >= since + _until_doubt(timeout) and self._is_deadlocked(certain=False):
-            return self._deadlock()
-        return None
-
-    def next_look(self, since: float, timeout: float | None) -> float:
-        """Tell when to look again at who waits."""
-        now = self.loop.time()
-        doubt = since + _until_doubt(timeout)
-        if now < doubt:
-            return doubt
-        return now + _DOUBT if timeout is None else since + timeout
-
-    def _too_late(self, timeout: float | None) -> PoolTimeout:
-        self.counters.timeouts += 1
-        error = PoolTimeout(
-            f"pool {self.name!r}: no connection within {timeout:g} s; {self._situation()}"
-            f"{_reports.oldest(self._out())}"
-        )
-        error.__cause__ = self.stock.connect_error
-        return error
-
-    def _is_deadlocked(self, *, certain: bool) -> bool:
-        """Tell whether every lease is held by a task that itself waits here.
-
-        A lease counts at once where its task surely keeps it for itself (it came from
-        `connection()`, or that task has used it last); one taken by hand and not used yet may be
-        on its way to another task, and counts only after half of the wait.
-        """
-        if len(self.leases) < self.permits.size:
-            return False
-        for lease in self.leases:
-            if lease.record.pending or lease.user not in self.waiters:
-                return False
-            if certain and not lease.certain:
-                return False
-        return True
-
-    def _deadlock(self) -> PoolDeadlock:
-        return PoolDeadlock(
-            f"pool {self.name!r}: all {len(self.leases)} connections are held by tasks that wait "
-            "for another one of this pool; use the one you have, or return it first"
-            f"{_reports.oldest(self._out())}"
-        )
-
-    def _situation(self) -> str:
-        return _reports.situation(self.stock, len(self.waiters), paused=self.paused)
-
 
 def _lets_relay(options: Options) -> bool:
     """Tell whether a connection may go from one borrower to the next with nothing in between."""
@@ -663,8 +585,3 @@ def _lets_relay(options: Options) -> bool:
         and options.max_idle
         and options.max_age
     )
-
-
-def _until_doubt(timeout: float | None) -> float:
-    """Tell after how many seconds of a wait a probable deadlock is taken for one."""
-    return _DOUBT if timeout is None else timeout / 2

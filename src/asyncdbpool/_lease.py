@@ -154,8 +154,10 @@ class Lease:
 
     def use(self) -> None:
         """Check, and note which task does it."""
-        self.check_here()
-        task = asyncio.current_task(self.lender.loop)
+        loop = self.lender.loop
+        if self.ended is not None or asyncio.get_running_loop() is not loop:
+            self.check_here()
+        task = asyncio.current_task(loop)
         worker = self.record.worker
         if worker is not None and worker.encloses_caller():
             raise PoolError(

@@ -47,9 +47,7 @@ class Turn:
 
 
 class Judge(Protocol):
-    """What the line asks of the open pool."""
-
-    loop: asyncio.AbstractEventLoop
+    """Who says how long somebody may wait."""
 
     def refusal(self, since: float, timeout: float | None) -> BaseException | None:
         """Make the error for who waits in vain, too long or for ever; None for who may go on."""
@@ -72,7 +70,10 @@ class Line:
         disturbed: True where a thread has put somebody back, who was not to be seen meanwhile.
     """
 
-    def __init__(self, judge: Judge, timeout: float | None) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, judge: Judge, timeout: float | None
+    ) -> None:
+        self._loop = loop
         self._judge = judge
         self._timeout = timeout  # most have this one; they come to it in their order
         self._queue: deque[Waiter] = deque()
@@ -143,7 +144,7 @@ class Line:
     def watch(self, waiter: Waiter) -> None:
         """Give somebody a timer of his own."""
         due = self._judge.next_look(waiter.since, waiter.timeout)
-        self._timers[waiter] = self._judge.loop.call_at(due, self._look_at, waiter)
+        self._timers[waiter] = self._loop.call_at(due, self._look_at, waiter)
 
     def _look_at(self, waiter: Waiter) -> None:
         if not waiter.future.done() and self._refuse(waiter) is None:
@@ -157,7 +158,7 @@ class Line:
 
     def _look_later(self, waiter: Waiter) -> None:
         due = self._judge.next_look(waiter.since, self._timeout)
-        self._timer = self._judge.loop.call_at(due, self._look)
+        self._timer = self._loop.call_at(due, self._look)
 
     def _look(self) -> None:
         """Refuse those who have waited too long, from the first to one who has not."""
@@ -172,7 +173,7 @@ class Line:
                 self._look_later(waiter)
                 break
             if isinstance(error, PoolDeadlock):  # which may be over with this
-                self._timer = self._judge.loop.call_soon(self._look)
+                self._timer = self._loop.call_soon(self._look)
                 break
         self._queue.extendleft(reversed(seen))
 

@@ -11,7 +11,7 @@ __all__ = ["Permits"]
 class Permits(asyncio.Semaphore):
     """A semaphore that counts and can be resized; those who wait for it stand in the pool's line.
 
-    So nobody waits in `acquire()`, and `take()` will do.
+    So nobody waits in `acquire()`: `take()` will do, and `release()` has nobody to wake.
 
     Args:
         size: How many there are.
@@ -51,7 +51,7 @@ class Permits(asyncio.Semaphore):
         if self.owed:
             self.owed -= 1
         elif not self._heir():
-            super().release()
+            self._value += 1
 
     def resize(self, size: int) -> None:
         """Grow at once, or shrink as far as permits are free and by the rest as they come back."""

@@ -31,8 +31,10 @@ def capture(skip: int) -> Stack:
     """Remember the running code's callers, without their locals, leaving out `skip` frames."""
     frames: list[tuple[CodeType, int]] = []
     frame: FrameType | None = sys._getframe(skip + 1)  # noqa: SLF001 - as logging does
-    while frame is not None and frame.f_code is not _STEP and len(frames) < _DEPTH:
-        frames.append((frame.f_code, frame.f_lasti))
+    for _ in range(_DEPTH):
+        if frame is None or (code := frame.f_code) is _STEP:
+            break
+        frames.append((code, frame.f_lasti))
         frame = frame.f_back
     return tuple(frames)
 

@@ -151,7 +151,9 @@ class Stock:
             return False
         if self.checks_always:
             return True
-        return now - record.proven_at >= self.options.check_after or not session_of(record).silent
+        if now - record.idle_since >= self.options.check_after <= now - record.pinged_at:
+            return True
+        return not session_of(record).silent
 
     # Making and checking
 

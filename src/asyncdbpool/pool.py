@@ -194,7 +194,7 @@ class ConnectionPool:
     async def _fill(self, engine: Engine, was_closed: bool) -> None:
         try:
             await engine.stock.fill()
-            engine.refuse_if_closed()
+            engine.refusals.refuse_if_closed()
         except BaseException:
             if not engine.closing:
                 self._closed = was_closed
@@ -290,6 +290,9 @@ class ConnectionPool:
 
     def _opened(self) -> Engine:
         """Return the engine, opening the pool at its first use."""
+        engine = self._engine
+        if engine is not None and engine.loop is asyncio.get_running_loop():
+            return engine
         engine = self._running()
         if engine is None:
             if self._closed:
@@ -463,7 +466,7 @@ class ConnectionPool:
     def _once(self, work: str, *args: Any, statement: Any = None) -> Awaitable[Any]:
         """Have one of the session's operations done as a one-shot."""
         engine = self._opened()
-        engine.refuse_if_closed()
+        engine.refusals.refuse_if_closed()
         return engine.relay.run(work, args, statement or args[0])
 
     # Live changes
