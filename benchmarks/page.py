@@ -182,14 +182,14 @@ def _verdict(verdict: Verdict | None, row: Row) -> str:
 def _shortfalls(keys: Sequence[str], results: Results) -> str:
     lines = []
     for key in keys:
-        row = ROWS[key]
+        row, targets = ROWS[key], []
         for claim, verdicts in zip(row.claims, results.verdicts(key), strict=True):
             short = {loop: verdict for loop, verdict in verdicts.items() if not verdict.kept}
             found = " and ".join(f"{_verdict(v, row)} on {loop}" for loop, v in short.items())
             if found:
-                lines.append(
-                    f"- {row.title}: {_who(claim)} is {found} instead of {claim.text(row.unit)}"
-                )
+                targets.append(f"{_who(claim)} is {found} instead of {claim.text(row.unit)}")
+        if targets:
+            lines.append(f"- **{row.title}**: {'; '.join(targets)}. {row.why}".rstrip())
     return "\n".join(lines) or "Nothing: every target is met on both loops."
 
 
