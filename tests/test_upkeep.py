@@ -51,6 +51,20 @@ async def test_an_old_connection_is_closed_on_return_but_never_while_lent() -> N
 
 
 @virtual_time
+async def test_a_connection_that_grows_old_in_its_cleanup_is_not_lent_to_who_waits() -> None:
+    fake = Fake()
+    fake.rollback.once(20.0)
+    async with fake.pool(max_size=1, max_age=100, cancel_grace=60) as pool:
+        conn = await pool.get()
+        await conn.execute("INSERT")
+        next_one = asyncio.create_task(pool.get(timeout=None))
+        await asyncio.sleep(90)
+        await pool.put(conn)
+        await pool.put(await next_one)
+        assert (fake.connect.calls, fake.open) == (2, 1)
+
+
+@virtual_time
 async def test_max_age_is_jittered_by_up_to_five_percent() -> None:
     fake = Fake()
     async with fake.pool(max_size=50, max_age=1000, max_idle=10_000) as pool:

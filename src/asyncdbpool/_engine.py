@@ -294,8 +294,10 @@ class Engine:
 
         It has just answered, so that nothing would be learned from a look at it.
         """
-        straight = record.permit and not (
-            self.paused or self.permits.owed or self.stock.checks_always
+        straight = (
+            record.permit
+            and record.expires_at > self.loop.time()
+            and not (self.paused or self.permits.owed or self.stock.checks_always)
         )
         waiter = self.line.first() if straight else None
         if waiter is None:
