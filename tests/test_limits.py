@@ -1,6 +1,8 @@
 """Limits: order among those who wait, how many may, and who waits for himself."""
 
 import asyncio
+import gc
+import weakref
 
 import pytest
 
@@ -235,3 +237,24 @@ async def test_a_hung_statement_keeps_its_permit_while_its_thread_is_busy() -> N
         fake.execute.release()
         await settle()
         assert (pool.stats().in_use, pool.free) == (0, 2)
+
+
+@pytest.mark.parametrize("shot", [True, False])
+@virtual_time
+async def test_the_error_of_who_waited_in_vain_lives_no_longer_than_its_reader(
+    shot: bool,
+) -> None:
+    async with Fake().pool(max_size=1, timeout=1.0) as pool:
+        conn = await asyncio.create_task(pool.get())
+        gc.collect()
+        gc.disable()
+        try:
+            with pytest.raises(PoolTimeout) as caught:
+                await (pool.fetch_val("SELECT n") if shot else pool.get())
+            error = weakref.ref(caught.value)
+            del caught
+            await asyncio.sleep(0)
+            assert error() is None
+        finally:
+            gc.enable()
+        await pool.put(conn)

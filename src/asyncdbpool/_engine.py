@@ -98,7 +98,10 @@ class Engine:
                 raise
             finally:
                 self.leave(turn, task)
-            record = self.accept(turn, served)
+            try:
+                record = self.accept(turn, served)
+            finally:
+                del turn, served  # no cycle of exception, traceback and frame
         stack = _stacks.capture(skip=1)
         return self._lend(record, cleanup, task=task, stack=stack, certain=certain)
 

@@ -175,7 +175,7 @@ class Line:
             if isinstance(error, PoolDeadlock):  # which may be over with this
                 self._timer = self._loop.call_soon(self._look)
                 break
-        self._queue.extendleft(reversed(seen))
+        self._queue.extendleft(waiter for waiter in reversed(seen) if not waiter.future.done())
 
     def _refuse(self, waiter: Waiter) -> BaseException | None:
         error = self._judge.refusal(waiter.since, waiter.timeout)

@@ -177,7 +177,11 @@ class Relay:
         outcome = await self._outcome_of(shot)
         if not isinstance(outcome, tuple):  # it comes to its connection only now, or never
             self._stop_waiting(shot)
-            record = self._pool.accept(shot, outcome)
+            try:
+                record = self._pool.accept(shot, outcome)
+            except BaseException:
+                del outcome, shot  # no cycle of exception, traceback and frame
+                raise
             shot.future = self.loop.create_future()
             self.begin(shot, self._pool.lend_for(shot, record))
             outcome = await self._outcome_of(shot)
