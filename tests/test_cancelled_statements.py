@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from asyncdbpool import PoolError
-from asyncdbpool.testing import NEVER, Clock, Fake, check_invariants, now, settle, virtual_time
+from asyncdbpool.testing import (
+    NEVER,
+    Clock,
+    Fake,
+    check_invariants,
+    now,
+    settle,
+    sleep,
+    virtual_time,
+)
 from support.ticks import answer_under_way
 
 
@@ -229,6 +238,40 @@ async def test_a_cancel_by_hand_can_be_cancelled_itself() -> None:
         await cancelled_after(conn.cancel(), 1)
         with pytest.raises(fake.OperationalError, match="interrupted"):
             await statement
+
+
+@virtual_time
+async def test_a_rollback_is_not_cancelled() -> None:
+    fake = Fake(cancels=True)
+    async with fake.pool() as pool, pool.connection() as conn:
+        await conn.execute("INSERT")
+        fake.rollback.once(3.0)
+        rollback = asyncio.create_task(conn.rollback())
+        await settle()
+        await conn.cancel()
+        await rollback
+        assert fake.cancel.calls == 0
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_of_a_statement_that_nobody_waits_for_comes_out_of_the_loop(
+    error: type[BaseException],
+) -> None:
+    fake = Fake()
+
+    def late() -> None:
+        sleep(2)
+        raise error
+
+    @virtual_time
+    async def scenario() -> None:
+        async with fake.pool(max_size=1) as pool, pool.connection() as conn:
+            fake.execute.once(late)
+            await cancelled_after(conn.execute("UPDATE t"), 1)
+            await asyncio.sleep(20)
+
+    with pytest.raises(error):
+        scenario()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])

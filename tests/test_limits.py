@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import weakref
 
 import pytest
@@ -135,6 +136,64 @@ async def test_a_nested_get_by_hand_is_a_deadlock_after_half_the_timeout() -> No
 
 
 @virtual_time
+async def test_who_waits_behind_a_deadlock_waits_on() -> None:
+    fake = Fake()
+    async with fake.pool(max_size=1, timeout=8) as pool:
+        proceed = asyncio.Event()
+
+        async def holder() -> None:
+            conn = await pool.get()
+            patient = asyncio.create_task(pool.get(timeout=100))
+            await settle()
+            with pytest.raises(PoolDeadlock):
+                await pool.get()
+            await proceed.wait()
+            await pool.put(conn)
+            await pool.put(await patient)
+
+        holding = asyncio.create_task(holder())
+        while pool.waiting < 2:
+            await settle()
+        began = now()
+        with pytest.raises(PoolTimeout):
+            await pool.get()
+        assert now() - began == pytest.approx(8)
+        proceed.set()
+        await holding
+
+
+@virtual_time
+async def test_each_is_suspected_of_a_deadlock_after_half_of_his_own_wait() -> None:
+    fake = Fake()
+    async with fake.pool(max_size=2, timeout=8) as pool:
+        conns: list[Connection] = []
+        ends: list[float] = []
+
+        async def holds_and_waits(delay: float, timeout: float) -> None:
+            conns.append(await pool.get())
+            await asyncio.sleep(delay)
+            with pytest.raises(PoolDeadlock):
+                await pool.get(timeout=timeout)
+            ends.append(now() - began)
+
+        began = now()
+        others = [asyncio.create_task(holds_and_waits(*how)) for how in ((0, 100), (3, 8))]
+        await settle()
+        with pytest.raises(PoolDeadlock):
+            await pool.get()
+        assert now() - began == pytest.approx(4, abs=0.1)
+        await asyncio.sleep(2)
+        assert not ends
+        while len(ends) < 1:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.5)
+        assert ends == [pytest.approx(7, abs=0.6)]
+        for conn in conns:
+            await pool.put(conn)
+        others[0].cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+
+@virtual_time
 async def test_a_nested_get_by_hand_is_a_deadlock_at_once_where_the_first_was_used() -> None:
     fake = Fake()
     async with fake.pool(max_size=1) as pool:
@@ -239,6 +298,7 @@ async def test_a_hung_statement_keeps_its_permit_while_its_thread_is_busy() -> N
         assert (pool.stats().in_use, pool.free) == (0, 2)
 
 
+@pytest.mark.skipif("MUTANT_UNDER_TEST" in os.environ, reason="mutmut puts frames in between")
 @pytest.mark.parametrize("shot", [True, False])
 @virtual_time
 async def test_the_error_of_who_waited_in_vain_lives_no_longer_than_its_reader(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from asyncdbpool import ConnectionPool, PoolStats, PoolTimeout
+from asyncdbpool import Connection, ConnectionPool, PoolStats, PoolTimeout
 from asyncdbpool.stats import Counters
 from asyncdbpool.testing import NEVER, Fake, settle, virtual_time
 
@@ -148,6 +148,19 @@ async def test_dump_tells_who_holds_what() -> None:
         fake.rollback.release()
         await putting
         assert pool.dump() == []
+
+
+@virtual_time
+async def test_dump_shows_where_a_connection_was_taken_not_where_its_task_is_now() -> None:
+    async with Fake().pool() as pool:
+
+        async def taken_here() -> Connection:
+            return await pool.get()
+
+        conn = await taken_here()
+        (info,) = pool.dump()
+        assert "taken_here" in info.stack
+        await pool.put(conn)
 
 
 @virtual_time

@@ -327,6 +327,7 @@ async def test_cursors_left_open_are_closed_soon_after_the_return() -> None:
         assert not any(cursors)
         await asyncio.sleep(0.1)
         assert fake.connections[0].cursors == 0
+        assert (pool.idle, fake.open) == (1, 1)
 
 
 @virtual_time

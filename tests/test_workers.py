@@ -362,6 +362,9 @@ async def test_an_error_keeps_nothing_alive() -> None:
         assert isinstance(error.__cause__, LookupError)
         assert isinstance(error.__cause__.__context__, ArithmeticError)
         assert Kept.alive == 0
+        names = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+        assert names[-1] == "fail"
+        assert not [name for name in names if "run" in name], "the worker's part"
 
 
 @pytest.mark.skipif("MUTANT_UNDER_TEST" in os.environ, reason="mutmut puts frames in between")

@@ -225,7 +225,7 @@ class Lease:
         """Take note of the end of a call, whose caller may have gone."""
         record = self.record
         self.lender.job_ended(record)
-        record.tokens.pop(call, None)
+        del record.tokens[call]
         record.orphans.discard(call)
         if call.core is not None:
             call.core.pending -= 1

@@ -283,7 +283,7 @@ class Relay:
         future = shot.future
         del shot.future  # a token outlives its call, and must not keep the answer alive
         shot.lease = shot.following = shot.task = None
-        record.tokens.pop(shot, None)
+        del record.tokens[shot]
         record.orphans.discard(shot)
         pool.job_ended(record)
         settled = None
