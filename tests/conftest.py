@@ -17,6 +17,7 @@ from typing import TypeVar
 import pytest
 from blockbuster import BlockBuster, BlockBusterFunction
 
+from support.mutants import is_near
 from support.servers import MariaDBServer, PostgresServer, Server, ServerMissing
 
 IN_CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}
@@ -125,8 +126,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for name in {"postgres", "mariadb"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(name)
-    if "MUTANT_UNDER_TEST" in os.environ:  # set by mutmut: what never waits is to be tried first
-        items.sort(key=lambda item: inspect.iscoroutinefunction(getattr(item, "function", None)))
+    mutant = os.environ.get("MUTANT_UNDER_TEST", "")  # set by mutmut
+    if mutant.startswith("asyncdbpool."):
+        items.sort(key=lambda item: (not is_near(item.path, mutant), waits(item)))
+
+
+def waits(item: pytest.Item) -> bool:
+    """Tell whether a test may wait for the real clock; the others are tried first."""
+    return inspect.iscoroutinefunction(getattr(item, "function", None))
 
 
 def is_virtual(item: pytest.Item) -> bool:

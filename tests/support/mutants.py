@@ -21,6 +21,26 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 EXPLAINED = ROOT / "tests" / "survivors.toml"
 ASKED_FOR = 90.0  # percent of all mutants, the explained survivors not counted as killed
+NEAR = {
+    "_borrowing": ("borrowing",),
+    "_cancelling": ("cancelled_statements", "cancelling_late"),
+    "_claims": ("connecting", "limits"),
+    "_connect": ("connecting",),
+    "_engine": ("limits", "returning", "closing", "live_changes"),
+    "_lease": ("misuse", "reports", "cancellation"),
+    "_line": ("relay", "limits"),
+    "_permits": ("permits", "live_changes"),
+    "_quota": ("quota",),
+    "_record": ("workers", "connecting"),
+    "_refusals": ("limits", "reports"),
+    "_relay": ("relay",),
+    "_stock": ("checking", "upkeep", "connecting"),
+    "_upkeep": ("upkeep",),
+    "_workers": ("workers",),
+    "pool": ("closing", "reports", "live_changes"),
+}
+"""The tests that notice most of what is changed in a module, by the names of their files."""
+
 ALIVE = {0: "survived", 33: "reached by no test"}
 UNJUDGED = {None, 2}
 
@@ -64,6 +84,11 @@ class Mutant:
             " ".join(line[2:].strip() for line in lines if line[0] == sign) for sign in "-+"
         )
         return was, becomes
+
+
+def is_near(test: Path, mutant: str) -> bool:
+    """Tell whether a test file is one of those to be tried first."""
+    return test.stem.removeprefix("test_") in NEAR.get(mutant.split(".")[1], ())
 
 
 @cache
