@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from asyncdbpool import Connection, ConnectionPool, ConnectionReturned, Cursor
 from asyncdbpool._cursor import BATCH, MORE
 from asyncdbpool._workers import Job
+from asyncdbpool.testing import Fake, settle, virtual_time
 from support.databases import Database, expected
 
 SIZES = [0, 1, BATCH - 1, BATCH, BATCH + 1, 600, 1500]
@@ -1058,3 +1059,32 @@ async def test_at_most_one_batch_of_a_stepped_result_is_in_memory(sqlite: Databa
         await conn.create_function("tally", 1, count)
         cursor = await conn.execute(f"SELECT tally(n) FROM ({sqlite.rows(5000)})")
         await check_what_is_ahead(cursor, tally, slack=1)  # the module itself steps ahead
+
+
+@virtual_time
+async def test_who_asks_during_a_fetch_gets_the_rows_behind_it() -> None:
+    fake = Fake(rows=600)
+    async with fake.pool() as pool, pool.connection() as conn:
+        cursor = await conn.execute("SELECT n")
+        assert len(await cursor.fetchmany(250)) == 250
+        fake.fetch.once(3.0)
+        first = asyncio.create_task(cursor.fetchmany(20))
+        await settle()
+        assert await cursor.fetchone() == (271,)
+        assert [row for (row,) in await first] == [*range(251, 271)]
+
+
+@virtual_time
+async def test_a_fetch_that_is_cancelled_before_it_begins_takes_no_row() -> None:
+    fake = Fake(rows=600)
+    async with fake.pool() as pool, pool.connection() as conn:
+        cursor = await conn.execute("SELECT n")
+        assert len(await cursor.fetchmany(256)) == 256
+        fake.fetch.once(3.0)
+        first = asyncio.create_task(cursor.fetchone())
+        await settle()
+        second = asyncio.create_task(cursor.fetchone())
+        await settle()
+        second.cancel()
+        assert await first == (257,)
+        assert await cursor.fetchone() == (258,)

@@ -8,6 +8,7 @@ import weakref
 import pytest
 
 from asyncdbpool import Connection, PoolDeadlock, PoolTimeout, TooManyWaiters
+from asyncdbpool._line import Line, Turn
 from asyncdbpool.testing import NEVER, Fake, check_invariants, now, settle, virtual_time
 
 
@@ -318,3 +319,24 @@ async def test_the_error_of_who_waited_in_vain_lives_no_longer_than_its_reader(
         finally:
             gc.enable()
         await pool.put(conn)
+
+
+class Patient:
+    """Lets everybody wait."""
+
+    def refusal(self, since: float, timeout: float | None) -> None:
+        """Refuse nobody."""
+
+    def next_look(self, since: float, timeout: float | None) -> float:
+        """Look again much later."""
+        return since + 1000
+
+
+@virtual_time
+async def test_an_empty_line_sets_no_timer() -> None:
+    loop = asyncio.get_running_loop()
+    line = Line(loop, Patient(), timeout=None)
+    line.rearm()
+    line.join(Turn(loop, None))
+    line.rearm()
+    assert line.waiting == 1
