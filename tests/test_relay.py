@@ -934,6 +934,32 @@ async def test_an_old_connection_takes_nobody_along() -> None:
 
 
 @with_both_kinds
+@virtual_time
+async def test_nothing_is_pending_once_all_have_ended(kind: Kind) -> None:
+    asked = Asked(kind)
+    async with asked.fake.pool(max_size=1) as pool:
+        assert await asyncio.gather(*(ask(pool, n) for n in range(4))) == [*range(4)]
+        assert pool._engine is not None
+        (record,) = pool._engine.stock.records
+        assert (record.pending, record.tokens) == (0, {})
+
+
+@virtual_time
+async def test_a_cancelled_one_shot_has_the_pool_s_own_cleanup() -> None:
+    asked = Asked()
+    cleaned: list[object] = []
+    async with asked.fake.pool(max_size=1, cleanup=cleaned.append) as pool:
+        await pool.execute("UPDATE t")
+        asked.fake.execute.once(2.0)
+        task = asyncio.create_task(pool.execute("UPDATE t"))
+        await asyncio.sleep(1)
+        task.cancel()
+        await asyncio.sleep(5)
+        assert len(cleaned) == 2
+        assert pool.idle == 1
+
+
+@with_both_kinds
 @pytest.mark.parametrize("error", [Fake.Lost("lost"), Fake.ReadOnly("read-only")])
 @virtual_time
 async def test_the_permit_of_a_lost_connection_goes_to_the_head_of_the_line(
