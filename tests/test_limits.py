@@ -329,7 +329,7 @@ class Patient:
 
     def next_look(self, since: float, timeout: float | None) -> float:
         """Look again much later."""
-        return since + 1000
+        return now() + 1000
 
 
 @virtual_time
@@ -340,3 +340,4 @@ async def test_an_empty_line_sets_no_timer() -> None:
     line.join(Turn(loop, None))
     line.rearm()
     assert line.waiting == 1
+    line.disband(ArithmeticError)
