@@ -293,14 +293,12 @@ class ConnectionPool:
         engine = self._engine
         if engine is not None and engine.loop is asyncio.get_running_loop():
             return engine
-        engine = self._running()
-        if engine is None:
-            if self._closed:
-                raise PoolClosed(
-                    f"pool {self._name!r} is closed; open it again with `await pool.open()`"
-                )
-            engine = self._start()
-        return engine
+        self._running()  # which drops what is left on a closed loop, and refuses an open one
+        if self._closed:
+            raise PoolClosed(
+                f"pool {self._name!r} is closed; open it again with `await pool.open()`"
+            )
+        return self._start()
 
     # Borrowing
 
