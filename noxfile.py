@@ -252,7 +252,7 @@ def simulation(session: nox.Session) -> None:
 # collector of Python 3.11 may break (python/cpython#148891).
 @nox.session(python=PYTHONS[-1])
 def mutation(session: nox.Session) -> None:
-    """How many changes of the core the tests notice: nine in ten, or this fails; takes an hour.
+    """How many changes of the core the tests notice: nine in ten, or this fails; takes hours.
 
     What is known of a function is kept in `mutants/` until the function changes; what survived is
     judged again each time. Arguments go to `mutmut run`: "asyncdbpool._stock*", say.

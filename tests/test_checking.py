@@ -37,6 +37,39 @@ async def test_auto_pings_what_has_something_to_read_on_its_socket() -> None:
         assert (fake.ping.calls, fake.connect.calls) == (1, 1), "readable does not mean dead"
 
 
+@pytest.mark.parametrize("size", [1, 2])
+@virtual_time
+async def test_one_that_was_told_something_while_lent_is_pinged_before_it_is_handed_over(
+    size: int,
+) -> None:
+    fake = Fake(sockets=True)
+    fake.connect.once(None, 500.0)  # the second, where there may be one, comes too late
+    async with fake.pool(max_size=size, timeout=1000, connect_timeout=1000) as pool:
+        lent = await pool.get()
+        await asyncio.sleep(100)  # the server gives it up meanwhile, say
+        waiter = asyncio.create_task(pool.get())
+        await settle()
+        line = fake.connections[0].line
+        assert line is not None
+        line.answer()
+        await pool.put(lent)
+        await pool.put(await waiter)
+        assert fake.ping.calls == 1
+        await asyncio.sleep(600)  # the late connect ends, too
+
+
+@virtual_time
+async def test_one_that_is_due_for_a_ping_at_once_is_not_handed_over_without() -> None:
+    fake = Fake()
+    async with fake.pool(check_after=0, max_size=1) as pool:
+        lent = await pool.get()
+        waiter = asyncio.create_task(pool.get())
+        await settle()
+        await pool.put(lent)
+        await pool.put(await waiter)
+        assert fake.ping.calls == 1
+
+
 @virtual_time
 async def test_always_pings_before_every_lease() -> None:
     fake = Fake()

@@ -420,14 +420,14 @@ def test_a_pool_is_refused_on_a_second_loop_before_any_io() -> None:
     fake.check(pool)
 
 
+def refuse_late() -> None:
+    sleep(2)
+    raise Fake.OperationalError("no such user")
+
+
 @virtual_time
 async def test_an_open_that_fails_lets_those_finish_who_were_served_meanwhile() -> None:
     fake = Fake(cancels=True)
-
-    def refuse_late() -> None:
-        sleep(2)
-        raise fake.OperationalError("no such user")
-
     fake.connect.once(None, refuse_late)
     async with fake.pool(min_size=2, max_size=2) as pool:
         opening = asyncio.create_task(pool.open())
@@ -444,11 +444,6 @@ async def test_an_open_that_fails_lets_those_finish_who_were_served_meanwhile() 
 @virtual_time
 async def test_an_open_that_fails_waits_ten_seconds_for_those_and_no_longer() -> None:
     fake = Fake()
-
-    def refuse_late() -> None:
-        sleep(2)
-        raise fake.OperationalError("no such user")
-
     fake.connect.once(None, refuse_late)
     async with fake.pool(min_size=2, max_size=2) as pool:
         opening = asyncio.create_task(pool.open())

@@ -285,22 +285,20 @@ class Engine:
         if self.paused or not self._claims:
             self._hand_on(record)
             return
-        if self.stock.checks_always and record.state is State.RETURNING:
+        if record.state is State.RETURNING and self._wants_check(record):
             self.stock.keep(record)
+            self.stock.check(record)
         else:
             self._claims.serve(record)
         self.settled(record)
         self.dispatch()
 
     def _hand_on(self, record: Record) -> None:
-        """Let a connection go to the first in line, with the permit it was lent by, or be idle.
-
-        It has just answered, so that nothing would be learned from a look at it.
-        """
+        """Let a connection go to the first in line, with the permit it was lent by, or be idle."""
         straight = (
             record.permit
             and record.expires_at > self.loop.time()
-            and not (self.paused or self.permits.owed or self.stock.checks_always)
+            and not (self.paused or self.permits.owed or self._wants_check(record))
         )
         waiter = self.line.first() if straight else None
         if waiter is None:
@@ -311,6 +309,15 @@ class Engine:
         record.move(State.LENT)
         self.settled(record)
         self._serve(waiter, record)
+
+    def _wants_check(self, record: Record) -> bool:
+        """Tell whether a connection that comes back has to be checked before it is lent again.
+
+        Its borrower may have had it for long without a word to the server.
+        """
+        if self.options.check is None:
+            return False
+        return self.stock.checks_always or not session_of(record).silent
 
     def _is_unwanted(self, record: Record) -> bool:
         return (

@@ -39,7 +39,6 @@ class Standing:
     """
 
     __slots__ = (
-        "_answer",
         "_driver",
         "_ended",
         "_known",
@@ -57,7 +56,6 @@ class Standing:
         self._driver = driver
         self._ended = False  # the operation that runs has committed or rolled back last
         self._known: bool | None = False  # what the driver has said last, None for nothing
-        self._answer: list[bool | None] = []  # what it says now, if it has just been asked
         self.unsure = False
         self._options: Mapping[str, Any] = {}  # what the outermost block was begun with
         self.open = False
@@ -68,7 +66,6 @@ class Standing:
     def begin_operation(self) -> None:
         """Forget how the last operation ended."""
         self._ended = False
-        self._answer.clear()
 
     def end_operation(
         self, raw: Any, error: BaseException | None, *, hit: bool, ends: bool
@@ -83,7 +80,6 @@ class Standing:
         """
         before = self._known
         if error is not None:
-            self._answer.clear()
             self.doubt(raw)
         self.look(raw)
         gone = before and self._known is False
@@ -116,7 +112,7 @@ class Standing:
     def look(self, raw: Any) -> None:
         """Ask the driver; what it cannot say counts as open."""
         try:
-            self._known = self._answer.pop() if self._answer else self._driver.in_transaction(raw)
+            self._known = self._driver.in_transaction(raw)
         except Exception:  # noqa: BLE001 - a broken connection proves nothing
             self._known = True
         known = not self._ended if self._known is None else self._known
@@ -148,14 +144,12 @@ class Standing:
             self.unsure = True
 
     def wants_end(self, raw: Any) -> bool:
-        """Tell, ahead of the end of an operation, whether there is something to end."""
-        self._answer[:] = [self._driver.in_transaction(raw)]
-        return self.unsure or self._answer[0] is not False
+        """Tell, in the middle of an operation, whether there is something to end."""
+        return self.unsure or self._driver.in_transaction(raw) is not False
 
     def end(self) -> None:
         """Note that the whole transaction was committed or rolled back."""
         self._ended = True
-        self._answer.clear()
         self.unsure = self.shaken = False
 
     def start_over(self) -> None:
@@ -163,7 +157,6 @@ class Standing:
         self.blocks.clear()
         self.broken = False
         self._ended = not self.open
-        self._answer.clear()
 
     # Blocks
 

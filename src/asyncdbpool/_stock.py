@@ -88,7 +88,9 @@ class Stock:
         self.counters = plan.counters
         self.quota = plan.quota
         self.options = options
-        self.checks_always = options.check not in ("auto", None)
+        self.checks_always = options.check is not None and (
+            options.check != "auto" or options.check_after == 0
+        )
         self.loop = asyncio.get_running_loop()
         self.way = way_of(plan.driver)
         self.executor = Executor(self.loop, options.max_size, plan.name, self.way.hand)
@@ -151,9 +153,7 @@ class Stock:
             return False
         if self.checks_always:
             return True
-        if now - record.idle_since >= self.options.check_after <= now - record.pinged_at:
-            return True
-        return not session_of(record).silent
+        return now - record.proven_at >= self.options.check_after or not session_of(record).silent
 
     # Making and checking
 
