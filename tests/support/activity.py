@@ -3,17 +3,17 @@
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from asyncdbpool import ConnectionPool
-from asyncdbpool.drivers.duckdb import DuckDBDriver
+from asyncdbpool.drivers import find_driver
 from support.access import administrator
 from support.databases import Database, Values
 from support.servers import Server
 
-__all__ = ["Activity", "Embedded", "observed"]
+__all__ = ["Activity", "Counted", "Embedded", "duck", "observed", "sqlite_by_odbc"]
 
 _COUNT = (
     "WITH RECURSIVE n(i) AS (VALUES(0) UNION ALL SELECT i + 1 FROM n {limit}) SELECT {what} FROM n"
@@ -103,51 +103,60 @@ class Embedded(Activity):
         await super().begins(1)
 
 
-class Counting(DuckDBDriver):
-    """A driver that counts the statements that its connections run."""
+class Counted(Activity):
+    """A database in this process, of which only its driver can tell what runs."""
 
-    def __init__(self, module: Any) -> None:
-        super().__init__(module)
-        self.running = 0
+    def __init__(self, database: Database, endless: str, template: str, steps: int) -> None:
+        super().__init__(database, endless)
+        self._template = template
+        self._steps = steps
+        self._count = 0
+        self._driver = find_driver(database.module)
+        self._connect = self._driver.connect  # type: ignore[attr-defined] # it is a blocking one
+        self._driver.connect = self._connect_and_count  # type: ignore[attr-defined] # as above
 
-    def connect(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        raw = super().connect(args, kwargs)
+    def _connect_and_count(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        raw = self._connect(args, kwargs)
         run = raw.run
 
-        def counted(*arguments: Any) -> None:
-            self.running += 1
+        def counted(*arguments: Any, **keywords: Any) -> Any:
+            self._count += 1
             try:
-                run(*arguments)
+                return run(*arguments, **keywords)
             finally:
-                self.running -= 1
+                self._count -= 1
 
-        raw.run = counted
+        vars(raw)["run"] = counted
         return raw
-
-
-class Duck(Activity):
-    """DuckDB: its driver counts what runs, since the database tells nobody else."""
-
-    def __init__(self, database: Database) -> None:
-        super().__init__(
-            database,
-            "SELECT min(i + j) FROM range(1000000000) AS a(i), range(1000000000) AS b(j)"
-            " WHERE hash(i + j) IS NOT NULL",
-        )
-        self._driver = Counting(database.module)
 
     def pool(self, **options: Any) -> ConnectionPool:
         return super().pool(**{"driver": self._driver, **options})
 
     def saying(self, token: str, seconds: float) -> str:
-        steps = int(seconds * _HASHES)
-        return f"SELECT '{token}', count(hash(i))::INT * 0 FROM range({steps}) AS numbers(i)"
+        return self._template.format(token=token, steps=int(seconds * self._steps))
 
     async def running(self) -> int:
-        return self._driver.running
+        return self._count
 
     def connections(self) -> None:
         return None
+
+
+def duck(database: Database) -> Activity:
+    """Watch DuckDB."""
+    return Counted(
+        database,
+        "SELECT min(i + j) FROM range(1000000000) AS a(i), range(1000000000) AS b(j)"
+        " WHERE hash(i + j) IS NOT NULL",
+        "SELECT '{token}', count(hash(i))::INT * 0 FROM range({steps}) AS numbers(i)",
+        _HASHES,
+    )
+
+
+def sqlite_by_odbc(database: Database) -> Activity:
+    """Watch SQLite through its ODBC driver."""
+    template = _COUNT.format(limit="WHERE i < {steps}", what="'{token}', min(i)")
+    return Counted(database, _COUNT.format(limit="", what="count(*)"), template, _STEPS)
 
 
 class Served(Activity):
@@ -187,10 +196,15 @@ class Served(Activity):
 
 
 @contextmanager
-def observed(database: Database, server: Server | None) -> Iterator[Activity]:
-    """Watch a database, and its server if it has one."""
+def observed(
+    database: Database,
+    server: Server | None,
+    watch: Callable[[Database], Activity] | None = None,
+) -> Iterator[Activity]:
+    """Watch a database: by its server if it has one, else by what suits its driver."""
     if server is None:
-        yield Duck(database) if database.name == "duckdb" else Embedded(database)
+        watch = watch or (duck if database.name == "duckdb" else Embedded)
+        yield watch(database)
     else:
         with administrator(server) as cursor:
             served = Served(database, cursor)

@@ -3,7 +3,7 @@
 import re
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count as counting
@@ -24,6 +24,11 @@ from support.access import left_of, login
 from support.servers import MariaDBServer, PostgresServer
 
 
+def insert(*ids: int) -> str:
+    """Return a statement for rows of the table `wares`, as most databases take it."""
+    return "INSERT INTO wares VALUES " + ", ".join(f"({n}, 'item {n}')" for n in ids)
+
+
 @dataclass(frozen=True)
 class Database:
     """A driver and a database for it.
@@ -37,6 +42,10 @@ class Database:
         options: Pool options that a pool gets unless told otherwise.
         twin: For a native driver: the same database, with a blocking one.
         server: The fixture that is its server, if it has one.
+        dual: What a query ends with that asks no table.
+        begin: The statement that opens a transaction; None where every statement does.
+        creates: Makes a table where it is not there.
+        inserts: Makes a statement for rows of the table `wares`.
     """
 
     module: Any
@@ -47,6 +56,10 @@ class Database:
     options: Mapping[str, Any] = field(default_factory=dict)
     twin: Self | None = None
     server: str | None = None
+    dual: str = ""
+    begin: str | None = "BEGIN"
+    creates: str = "CREATE TABLE IF NOT EXISTS {table} ({columns})"
+    inserts: Callable[..., str] = insert
 
     @property
     def native(self) -> bool:
@@ -96,6 +109,10 @@ class Database:
     def rows(self, count: int) -> str:
         """Return a query for `count` rows, see `expected()`."""
         return self.series.format(count=count, most=max(count, 1))
+
+    def select(self, what: Any) -> str:
+        """Return a query for one value."""
+        return f"SELECT {what}{self.dual}"
 
     def change(self, *statements: str) -> None:
         """Run statements on a connection of their own, and commit them."""

@@ -1,0 +1,142 @@
+"""Every driver that the conformance suite runs with: one file each, with what sets it apart."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from support.activity import Activity, observed
+from support.databases import Database, mariadb_on, postgres_on, sqlite_at
+from support.lines import on_a_thread
+from support.servers import Server
+
+__all__ = ["MARIADB", "POSTGRES", "SQLITE", "Kind", "Subject", "subjects"]
+
+Watch = Callable[[Database], Activity]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What is the same for every driver of one database.
+
+    Attributes:
+        place: The fixture that tells where it is: a server, or a folder.
+        describe: Makes of that the database with the driver by which the tests look at it.
+        setting: A statement that changes the session, and one that shows it.
+        backend: What gives the number by which the server knows a connection.
+    """
+
+    place: str
+    describe: Callable[[Any], Database]
+    setting: tuple[str, str]
+    backend: str | None = None
+
+
+SQLITE = Kind(
+    place="tmp_path",
+    describe=sqlite_at,
+    setting=("PRAGMA cache_size = 1234", "PRAGMA cache_size"),
+)
+POSTGRES = Kind(
+    place="postgres",
+    describe=postgres_on,
+    setting=("SET work_mem = 1234", "SHOW work_mem"),
+    backend="pg_backend_pid()",
+)
+MARIADB = Kind(
+    place="mariadb",
+    describe=mariadb_on,
+    setting=("SET @left = 1234", "SELECT @left"),
+    backend="CONNECTION_ID()",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A driver, and what sets it apart from the others.
+
+    Attributes:
+        name: What tests and tables call it.
+        package: The distribution that brings it; the standard library where there is none.
+        like: The database that it is for.
+        module: What a pool is made with.
+        arguments: Makes its connect keywords of those of the database's own description.
+        ways: The same, for every other way to connect that it offers: positional arguments
+            and keywords.
+        changes: What else is not as in the database's description: the placeholder, say.
+        named: What stands for the parameter `:name`, as the second argument of `re.sub`.
+        by_name: Pool options with which rows have names.
+        many: What `execute_many` returns for three rows.
+        guest: A method of a connection that makes something to fetch from, and the one to fetch.
+        saying: Makes a function that runs statements with the driver's own connection.
+        watch: Makes a view on what it does, where the database is no server.
+        autocommits: Pool options with which a statement outside of a block commits by itself.
+        procedure: A statement that makes the procedure `doubled`, for `callproc()`.
+        native: Whether it is asyncio's own.
+        without: What does not apply to it, and why.
+    """
+
+    name: str
+    package: str | None
+    like: Kind
+    module: Any
+    arguments: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+    ways: Callable[[Mapping[str, Any]], Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]]] = (
+        lambda _login: {}
+    )
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    named: str = r"%(\1)s"
+    by_name: Mapping[str, Any] = field(default_factory=dict)
+    many: int = 3
+    guest: tuple[str, str] = "execute", "fetchone"
+    saying: Callable[..., Callable[[Any], Any]] = on_a_thread
+    watch: Watch | None = None
+    autocommits: Mapping[str, Any] = field(default_factory=lambda: {"autocommit": True})
+    procedure: str = ""
+    native: bool = False
+    without: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def has(self, *abilities: str) -> bool:
+        """Tell whether all of that applies to it."""
+        return not any(ability in self.without for ability in abilities)
+
+    def database(self, place: Any) -> Database:
+        """Describe the database there, with this driver."""
+        kin = self.like.describe(place)
+        twin = kin if self.native else None
+        arguments = self.arguments(kin.arguments)
+        return replace(kin, module=self.module, arguments=arguments, twin=twin, **self.changes)
+
+    def activity(self, database: Database, server: Server | None) -> Any:
+        """Watch the database, for the length of a `with` block."""
+        return observed(database, server, self.watch)
+
+    def with_names(self, sql: str) -> str:
+        """Put the driver's own placeholder for each `:name`."""
+        return re.sub(r":(\w+)", self.named, sql)
+
+
+_NAMES = (
+    "sqlite3",
+    "psycopg2",
+    "psycopg",
+    "mysqldb",
+    "pymysql",
+    "duckdb",
+    "pyodbc_postgres",
+    "pyodbc_mariadb",
+    "pyodbc_sqlite",
+    "asyncpg",
+    "aiomysql",
+)
+
+
+def subjects() -> list[Subject]:
+    """Return every driver, in the order of the tables."""
+    return [importlib.import_module(f"support.subjects.{name}").SUBJECT for name in _NAMES]

@@ -1,0 +1,28 @@
+"""aiomysql on MariaDB."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import aiomysql
+
+from support.lines import on_a_cursor
+from support.subjects import MARIADB, Subject
+from support.subjects.mariadb_s import DOUBLE
+
+
+def with_db(login: Mapping[str, Any]) -> dict[str, Any]:
+    return {"db" if key == "database" else key: value for key, value in login.items()}
+
+
+SUBJECT = Subject(
+    name="aiomysql",
+    package="aiomysql",
+    like=MARIADB,
+    module=aiomysql,
+    native=True,
+    arguments=with_db,
+    by_name={"cursorclass": aiomysql.DictCursor},
+    saying=on_a_cursor,
+    procedure=DOUBLE,
+    without={"probe": "aiomysql does not read the flag that comes with rows"},
+)

@@ -1,0 +1,20 @@
+"""What the drivers of MariaDB and MySQL have in common."""
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["DOUBLE", "by_position", "with_db"]
+
+DOUBLE = "CREATE OR REPLACE PROCEDURE doubled(IN number INTEGER) SELECT number * 2 AS twice"
+
+
+def by_position(login: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return what the classic modules take by position, and what is left."""
+    first = ("host", "user", "password", "database")
+    others = {key: value for key, value in login.items() if key not in first}
+    return tuple(login[key] for key in first), others
+
+
+def with_db(login: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keywords with the classic names."""
+    return {{"database": "db", "password": "passwd"}.get(k, k): v for k, v in login.items()}

@@ -1,0 +1,22 @@
+"""psycopg2 on PostgreSQL."""
+
+import psycopg2.extras
+
+from support.subjects import POSTGRES, Subject
+from support.subjects.postgres import DOUBLE, committing_each, dsn, url
+
+SUBJECT = Subject(
+    name="psycopg2",
+    package="psycopg2-binary",
+    like=POSTGRES,
+    module=psycopg2,
+    ways=lambda login: {
+        "by a string": ((dsn(login),), {}),
+        "by a URL": ((url(login),), {}),
+        "by a string and keywords": (("dbname=nowhere",), {"dbname": login["database"], **login}),
+    },
+    by_name={"cursor_factory": psycopg2.extras.DictCursor},
+    autocommits={"setup": committing_each},
+    procedure=DOUBLE,
+    without={"result sets": "psycopg2 keeps the last result of several"},
+)
