@@ -188,6 +188,12 @@ class Cursor:
         """Close it."""
         self.native.close()
 
+    def __iter__(self) -> Cursor:
+        return self
+
+    def __next__(self) -> Any:
+        return self.connection.run(self, self.native.__next__)
+
 
 def _run(method: Callable[..., Any], cursor: Cursor, *args: Any, **kwargs: Any) -> Any:
     result = cursor.connection.run(cursor, method, *args, **kwargs)

@@ -61,6 +61,14 @@ class Cursor:
         """Go to the next result set; None at the end."""
         return await self._on_thread(self._core.call, "nextset", (), {})
 
+    async def setinputsizes(self, *sizes: Any) -> Any:
+        """Tell the driver of the parameters that will come, as far as it minds."""
+        return await self._call("setinputsizes", *sizes)
+
+    async def setoutputsize(self, *size: Any) -> Any:
+        """Tell the driver of the columns that will come, as far as it minds."""
+        return await self._call("setoutputsize", *size)
+
     async def _statement(
         self, method: str, sql: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Cursor:
@@ -234,7 +242,8 @@ class Cursor:
         core = self._born_or_not()
         if core.closed:
             module = self._lease.session.driver.module
-            raise getattr(module, "InterfaceError", PoolError)("this cursor is closed")
+            error = getattr(module, "InterfaceError", getattr(module, "Error", PoolError))
+            raise error("this cursor is closed")
         return core
 
     async def _on_thread(

@@ -75,6 +75,7 @@ class Subject:
         watch: Makes a view on what it does, where the database is no server.
         autocommits: Pool options with which a statement outside of a block commits by itself.
         procedure: A statement that makes the procedure `doubled`, for `callproc()`.
+        several: Pool options with which a string may hold several statements.
         native: Whether it is asyncio's own.
         without: What does not apply to it, and why.
     """
@@ -96,6 +97,7 @@ class Subject:
     watch: Watch | None = None
     autocommits: Mapping[str, Any] = field(default_factory=lambda: {"autocommit": True})
     procedure: str = ""
+    several: Mapping[str, Any] = field(default_factory=dict)
     native: bool = False
     without: Mapping[str, str] = field(default_factory=dict)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import aiomysql
+import pymysql.constants.CLIENT
 
 from support.lines import on_a_cursor
 from support.subjects import MARIADB, Subject
@@ -24,5 +25,9 @@ SUBJECT = Subject(
     by_name={"cursorclass": aiomysql.DictCursor},
     saying=on_a_cursor,
     procedure=DOUBLE,
-    without={"probe": "aiomysql does not read the flag that comes with rows"},
+    several={"client_flag": pymysql.constants.CLIENT.MULTI_STATEMENTS},
+    without={
+        "probe": "aiomysql does not read the flag that comes with rows",
+        "closed cursors": "aiomysql's own still answer",
+    },
 )

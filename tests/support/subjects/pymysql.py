@@ -1,5 +1,6 @@
 """PyMySQL on MariaDB."""
 
+import pymysql.constants.CLIENT
 import pymysql.cursors
 
 from support.subjects import MARIADB, Subject
@@ -13,6 +14,7 @@ SUBJECT = Subject(
     ways=lambda login: {"by the classic names": ((), with_db(login))},
     by_name={"cursorclass": pymysql.cursors.DictCursor},
     procedure=DOUBLE,
+    several={"client_flag": pymysql.constants.CLIENT.MULTI_STATEMENTS},
     without={
         "probe": "PyMySQL does not read the flag that comes with rows",
     },

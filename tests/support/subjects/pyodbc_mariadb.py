@@ -14,5 +14,6 @@ SUBJECT = Subject(
     ways=by_a_string("MariaDB Unicode"),
     changes={"placeholder": "?"},
     many=-1,
+    several={"OPTION": 1 << 26},
     without=WITHOUT,
 )
