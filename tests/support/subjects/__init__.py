@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from support.databases import Database, mariadb_on, postgres_on, sqlite_at
 from support.lines import on_a_thread
 from support.servers import Server
 
-__all__ = ["MARIADB", "POSTGRES", "SQLITE", "Kind", "Subject", "subjects"]
+__all__ = ["MARIADB", "POSTGRES", "SQLITE", "Kind", "Subject", "by_a_method", "subjects"]
 
 Watch = Callable[[Database], Activity]
 
@@ -54,6 +54,14 @@ MARIADB = Kind(
 )
 
 
+async def by_an_attribute(conn: Any) -> None:
+    conn.autocommit = True
+
+
+async def by_a_method(conn: Any) -> None:
+    await conn.autocommit(True)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Subject:
     """A driver, and what sets it apart from the others.
@@ -74,6 +82,7 @@ class Subject:
         saying: Makes a function that runs statements with the driver's own connection.
         watch: Makes a view on what it does, where the database is no server.
         autocommits: Pool options with which a statement outside of a block commits by itself.
+        commit_each: Has a borrowed connection do so.
         procedure: A statement that makes the procedure `doubled`, for `callproc()`.
         several: Pool options with which a string may hold several statements.
         native: Whether it is asyncio's own.
@@ -96,6 +105,7 @@ class Subject:
     saying: Callable[..., Callable[[Any], Any]] = on_a_thread
     watch: Watch | None = None
     autocommits: Mapping[str, Any] = field(default_factory=lambda: {"autocommit": True})
+    commit_each: Callable[[Any], Awaitable[None]] = by_an_attribute
     procedure: str = ""
     several: Mapping[str, Any] = field(default_factory=dict)
     native: bool = False

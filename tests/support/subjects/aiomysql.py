@@ -7,7 +7,7 @@ import aiomysql
 import pymysql.constants.CLIENT
 
 from support.lines import on_a_cursor
-from support.subjects import MARIADB, Subject
+from support.subjects import MARIADB, Subject, by_a_method
 from support.subjects.mariadb_s import DOUBLE
 
 
@@ -24,6 +24,7 @@ SUBJECT = Subject(
     arguments=with_db,
     by_name={"cursorclass": aiomysql.DictCursor},
     saying=on_a_cursor,
+    commit_each=by_a_method,
     procedure=DOUBLE,
     several={"client_flag": pymysql.constants.CLIENT.MULTI_STATEMENTS},
     without={

@@ -21,8 +21,8 @@ SUBJECT = Subject(
     many=-1,
     guest=("prepare", "fetchrow"),
     saying=on_the_connection,
-    autocommits={},
     without={
+        "autocommit": "asyncpg always commits each statement outside of a block",
         "cursors": "asyncpg's connection has its own API, which is passed through",
         "procedures": "asyncpg has no callproc()",
         "result sets": "asyncpg keeps the last result of several",

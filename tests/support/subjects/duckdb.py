@@ -18,8 +18,8 @@ SUBJECT = Subject(
     ways=lambda login: {"by position": ((login["database"],), {"config": {"threads": 1}})},
     named=r"$\1",
     watch=duck,
-    autocommits={},
     without={
+        "autocommit": "DuckDB always commits each statement outside of a block",
         "names": "DuckDB's rows are tuples only",
         "savepoints": "DuckDB has none",
         "procedures": "DuckDB has no stored procedures",

@@ -2,7 +2,7 @@
 
 import MySQLdb.cursors
 
-from support.subjects import MARIADB, Subject
+from support.subjects import MARIADB, Subject, by_a_method
 from support.subjects.mariadb_s import DOUBLE, by_position, with_db
 
 SUBJECT = Subject(
@@ -15,5 +15,6 @@ SUBJECT = Subject(
         "by the classic names": ((), with_db(login)),
     },
     by_name={"cursorclass": MySQLdb.cursors.DictCursor},
+    commit_each=by_a_method,
     procedure=DOUBLE,
 )

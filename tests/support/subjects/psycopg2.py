@@ -3,7 +3,7 @@
 import psycopg2.extras
 
 from support.subjects import POSTGRES, Subject
-from support.subjects.postgres import DOUBLE, committing_each, dsn, url
+from support.subjects.postgres import DOUBLE, committing_each, dsn, url, with_dbname
 
 SUBJECT = Subject(
     name="psycopg2",
@@ -13,7 +13,7 @@ SUBJECT = Subject(
     ways=lambda login: {
         "by a string": ((dsn(login),), {}),
         "by a URL": ((url(login),), {}),
-        "by a string and keywords": (("dbname=nowhere",), {"dbname": login["database"], **login}),
+        "by a string and keywords": (("dbname=nowhere",), with_dbname(login)),
     },
     by_name={"cursor_factory": psycopg2.extras.DictCursor},
     autocommits={"setup": committing_each},

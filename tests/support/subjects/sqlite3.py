@@ -1,12 +1,17 @@
 """sqlite3: the embedded database of the standard library."""
 
 import sqlite3
+from typing import Any
 
 from support.subjects import SQLITE, Subject
 
 
 def with_names(raw: sqlite3.Connection) -> None:
     raw.row_factory = sqlite3.Row
+
+
+async def commit_each(conn: Any) -> None:
+    conn.isolation_level = None
 
 
 SUBJECT = Subject(
@@ -21,6 +26,7 @@ SUBJECT = Subject(
     named=r":\1",
     by_name={"setup": with_names},
     autocommits={"isolation_level": None},
+    commit_each=commit_each,
     without={
         "procedures": "SQLite has no stored procedures",
         "result sets": "a statement of SQLite's has one result at most",
