@@ -18,11 +18,10 @@ import pytest
 from blockbuster import BlockBuster, BlockBusterFunction
 
 from support.mutants import is_near
-from support.servers import MariaDBServer, PostgresServer, Server, ServerMissing
+from support.servers import SERVERS, MariaDBServer, PostgresServer, Server, ServerMissing
 
 IN_CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}
 LOOP = os.environ.get("ASYNCDBPOOL_LOOP", "asyncio")
-SERVERS = (PostgresServer, MariaDBServer)
 
 AnyServer = TypeVar("AnyServer", bound=Server)
 

@@ -25,6 +25,8 @@ from asyncdbpool import (
 from asyncdbpool._record import MOVES, State
 from asyncdbpool.drivers import BaseDriver, find_driver
 from support.documents import PAGES, README, ROOT, anchors, blocks, prose, rows
+from support.lineup import DRAWN, drawn, versions
+from support.subjects import Subject, subjects
 
 SOURCE = ROOT / "src" / "asyncdbpool"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
@@ -192,6 +194,32 @@ def test_functions_that_are_named_are_in_their_file(cell: str) -> None:
 
 # ------------------------------------------------------------------------------------------------
 # The drivers
+
+
+def test_the_table_of_versions_names_the_drivers_that_the_suite_runs_with() -> None:
+    """Their versions are those of the last drawing: a new release is no mistake of the page's."""
+    _, table, _ = drawn("versions")
+    line = re.compile(r"^\| (`[^|]+`) \| [^|]+ \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
+    on_page, now = (line.findall(text) for text in (table, versions()))
+    assert [(name, base) for name, _, base, _ in on_page] == [(n, b) for n, _, b, _ in now]
+    assert all(re.search(r"\d|this process", cell) for row in on_page for cell in row[1::2])
+
+
+@pytest.mark.parametrize("name", ["abilities", "conformance"])
+def test_what_is_made_of_the_code_is_as_on_the_page(name: str) -> None:
+    _, table, _ = drawn(name)
+    page, draw = DRAWN[name]
+    assert draw() == table, f"`PYTHONPATH=tests python -m support.lineup` redraws {page.name}"
+
+
+@pytest.mark.parametrize("subject", subjects(), ids=str)
+def test_what_a_driver_is_without_is_what_its_file_lacks(subject: Subject) -> None:
+    driver: Any = find_driver(subject.module)
+    generic: Any = NativeDriver if subject.native else Driver
+    assert subject.has("reset") is driver.can_reset
+    assert subject.has("cancel") is (type(driver).canceller is not generic.canceller)
+    if subject.has("probe"):
+        assert type(driver).in_transaction is not BaseDriver.in_transaction
 
 
 @pytest.mark.parametrize(

@@ -352,6 +352,10 @@ class MariaDBServer(Server):
             return False
 
 
+SERVERS: tuple[type[Server], ...] = (PostgresServer, MariaDBServer)
+"""Every kind of them."""
+
+
 def free_port() -> int:
     """A TCP port that nobody listens on.
 
@@ -387,7 +391,7 @@ def install() -> bool:
     if missing and can_install():
         apt_install(missing)
         missing = missing_packages()
-    for server in (PostgresServer, MariaDBServer):
+    for server in SERVERS:
         print(f"{server.title}: {server.installed_version() or 'not found'}")
     if missing:
         print(f"For the tests with real servers, {how_to_install(missing)}")

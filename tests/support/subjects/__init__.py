@@ -23,12 +23,14 @@ class Kind:
     """What is the same for every driver of one database.
 
     Attributes:
+        title: Its name.
         place: The fixture that tells where it is: a server, or a folder.
         describe: Makes of that the database with the driver by which the tests look at it.
         setting: A statement that changes the session, and one that shows it.
         backend: What gives the number by which the server knows a connection.
     """
 
+    title: str
     place: str
     describe: Callable[[Any], Database]
     setting: tuple[str, str]
@@ -36,17 +38,20 @@ class Kind:
 
 
 SQLITE = Kind(
+    title="SQLite",
     place="tmp_path",
     describe=sqlite_at,
     setting=("PRAGMA cache_size = 1234", "PRAGMA cache_size"),
 )
 POSTGRES = Kind(
+    title="PostgreSQL",
     place="postgres",
     describe=postgres_on,
     setting=("SET work_mem = 1234", "SHOW work_mem"),
     backend="pg_backend_pid()",
 )
 MARIADB = Kind(
+    title="MariaDB",
     place="mariadb",
     describe=mariadb_on,
     setting=("SET @left = 1234", "SELECT @left"),

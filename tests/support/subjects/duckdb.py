@@ -10,6 +10,7 @@ SUBJECT = Subject(
     name="duckdb",
     package="duckdb",
     like=Kind(
+        title="DuckDB",
         place="tmp_path",
         describe=duckdb_at,
         setting=("SET threads = 2", "SELECT current_setting('threads')"),
