@@ -18,7 +18,14 @@ import pytest
 from blockbuster import BlockBuster, BlockBusterFunction
 
 from support.mutants import is_near
-from support.servers import SERVERS, MariaDBServer, PostgresServer, Server, ServerMissing
+from support.servers import (
+    SERVERS,
+    FirebirdServer,
+    MariaDBServer,
+    PostgresServer,
+    Server,
+    ServerMissing,
+)
 
 IN_CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}
 LOOP = os.environ.get("ASYNCDBPOOL_LOOP", "asyncio")
@@ -106,6 +113,12 @@ def mariadb() -> Iterator[MariaDBServer]:
     yield from running(MariaDBServer)
 
 
+@pytest.fixture(scope="session")
+def firebird() -> Iterator[FirebirdServer]:
+    """A private Firebird, started for the first test that asks for it and shared by all."""
+    yield from running(FirebirdServer)
+
+
 def running(kind: type[AnyServer]) -> Iterator[AnyServer]:
     try:
         server = kind()
@@ -123,7 +136,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if LOOP != "asyncio":
         items[:] = [item for item in items if not is_virtual(item)]
     for item in items:
-        for name in {"postgres", "mariadb"} & set(getattr(item, "fixturenames", ())):
+        for name in {"postgres", "mariadb", "firebird"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(name)
     mutant = os.environ.get("MUTANT_UNDER_TEST", "")  # set by mutmut
     if mutant.startswith("asyncdbpool."):

@@ -1,15 +1,26 @@
 """The private servers answer, keep strangers out and survive a restart."""
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
+import firebird.driver
 import MySQLdb
 import psycopg2
 import pytest
+from firebird.driver import DatabaseError
 
-from support.servers import MariaDBServer, PostgresServer, Server, free_port
+from support.servers import (
+    SERVERS,
+    FirebirdServer,
+    MariaDBServer,
+    PostgresServer,
+    Server,
+    free_port,
+)
+from support.subjects.firebird import firebird_on
 
 
 @pytest.fixture(params=[PostgresServer, MariaDBServer])
@@ -20,6 +31,8 @@ def own_server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 def connect(server: Server, **changes: Any) -> Any:
+    if isinstance(server, FirebirdServer):
+        return firebird.driver.connect(**{**firebird_on(server).arguments, **changes})
     if isinstance(server, PostgresServer):
         return psycopg2.connect(**dsn(server) | changes)
     return MySQLdb.connect(**dsn(server) | changes)
@@ -50,6 +63,18 @@ def test_postgres_tells_its_version(postgres: PostgresServer) -> None:
 def test_mariadb_tells_its_version(mariadb: MariaDBServer) -> None:
     with closing(connect(mariadb)) as connection:
         assert ask(connection, "SELECT version()").startswith(f"{mariadb.version}-MariaDB")
+
+
+def test_firebird_tells_its_version(firebird: FirebirdServer) -> None:
+    name = "RDB$GET_CONTEXT('SYSTEM', 'ENGINE_VERSION')"
+    with closing(connect(firebird)) as connection:
+        version = ask(connection, f"SELECT {name} FROM RDB$DATABASE")
+    assert firebird.version.startswith(version)
+
+
+def test_firebird_refuses_a_wrong_password(firebird: FirebirdServer) -> None:
+    with pytest.raises(DatabaseError, match="user name and password are not defined"):
+        connect(firebird, password="guess")
 
 
 def test_postgres_refuses_a_wrong_password(postgres: PostgresServer) -> None:
@@ -103,7 +128,7 @@ def test_restart_breaks_open_connections(own_server: Server) -> None:
     connection.close()
 
 
-@pytest.mark.parametrize("kind", [PostgresServer, MariaDBServer])
+@pytest.mark.parametrize("kind", SERVERS)
 def test_stopped_server_leaves_nothing_behind(kind: type[Server]) -> None:
     server = kind()
     server.start()
@@ -116,8 +141,8 @@ def test_stopped_server_leaves_nothing_behind(kind: type[Server]) -> None:
     assert not folder.exists()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
-    with pytest.raises((psycopg2.OperationalError, MySQLdb.OperationalError)):
-        connect(server)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((server.host, server.port))
 
 
 def test_ports_are_never_those_that_clients_are_given() -> None:

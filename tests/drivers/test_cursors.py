@@ -6,6 +6,7 @@ what they answer, values, types and errors, must be the same.
 
 import inspect
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -239,7 +240,12 @@ async def asking(raw: Any, steps: list[Step]) -> list[Any]:
     cursor = raw.cursor()
     if inspect.isawaitable(cursor):
         cursor = await cursor
-    return [await answer(cursor, step) for step in steps]
+    answers = [await answer(cursor, step) for step in steps]
+    with suppress(Exception):
+        closing = cursor.close()
+        if inspect.isawaitable(closing):
+            await closing
+    return answers
 
 
 async def answer(cursor: Any, step: Step) -> list[Any]:

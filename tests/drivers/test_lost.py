@@ -7,7 +7,8 @@ import pytest
 
 from asyncdbpool import ConnectionPool
 from asyncdbpool.testing import check_invariants
-from support.access import connections, eventually, kill
+from support.access import eventually
+from support.activity import Activity
 from support.databases import Database
 from support.servers import Server
 from support.subjects import Subject
@@ -25,7 +26,7 @@ async def test_a_killed_connection_retires_those_made_before_it(
         async with pool.connection() as idle, pool.connection() as conn:
             for each in (lent, idle, conn):
                 await each.fetch_val(database.select(1))
-            kill(server, await conn.fetch_val(database.select(subject.like.backend)))
+            subject.like.kill(server, await conn.fetch_val(database.select(subject.like.backend)))
             with pytest.raises(Exception) as caught:
                 await conn.fetch_val(database.select(1))
             assert not isinstance(caught.value, AssertionError)
@@ -40,23 +41,23 @@ async def test_a_killed_idle_connection_is_not_lent_again(
     database: Database, subject: Subject, server: Server, pools: Pools
 ) -> None:
     pool = pools(max_size=1, check_after=0)
-    kill(server, await pool.fetch_val(database.select(subject.like.backend)))
+    subject.like.kill(server, await pool.fetch_val(database.select(subject.like.backend)))
     assert await pool.fetch_val(database.select(1)) == 1
     assert pool.stats().created == 2
 
 
 async def test_a_block_on_a_killed_connection_tells_and_its_work_is_undone(
-    database: Database, subject: Subject, server: Server, pools: Pools
+    database: Database, subject: Subject, server: Server, pools: Pools, activity: Activity
 ) -> None:
     pool = pools(max_size=1)
     with pytest.raises(Exception) as caught:
         async with pool.transaction() as conn:
             await conn.execute(database.inserts(1))
-            kill(server, await conn.fetch_val(database.select(subject.like.backend)))
+            subject.like.kill(server, await conn.fetch_val(database.select(subject.like.backend)))
             await conn.execute(database.inserts(2))
     assert not isinstance(caught.value, AssertionError)
     assert await pool.fetch_all("SELECT id FROM wares") == []
-    await eventually(lambda: connections(server) == 1)
+    await eventually(lambda: activity.connections() == 1)
 
 
 async def test_a_dropped_lease_of_a_killed_connection_costs_nothing_more(
@@ -64,7 +65,7 @@ async def test_a_dropped_lease_of_a_killed_connection_costs_nothing_more(
 ) -> None:
     pool = pools(max_size=1)
     conn: Any = await pool.get()
-    kill(server, await conn.fetch_val(database.select(subject.like.backend)))
+    subject.like.kill(server, await conn.fetch_val(database.select(subject.like.backend)))
     with pytest.warns(ResourceWarning, match="was dropped"):
         del conn
     assert await pool.fetch_val(database.select(1)) == 1

@@ -202,9 +202,10 @@ def observed(
     watch: Callable[[Database], Activity] | None = None,
 ) -> Iterator[Activity]:
     """Watch a database: by its server if it has one, else by what suits its driver."""
-    if server is None:
-        watch = watch or (duck if database.name == "duckdb" else Embedded)
+    if watch is not None:
         yield watch(database)
+    elif server is None:
+        yield duck(database) if database.name == "duckdb" else Embedded(database)
     else:
         with administrator(server) as cursor:
             served = Served(database, cursor)

@@ -17,6 +17,8 @@ def on_a_thread(*statements: str, commit: bool = False) -> Callable[[Any], Any]:
         with closing(raw.cursor()) as cursor:
             for statement in statements:
                 cursor.execute(statement)
+                if cursor.description:  # some databases do nothing until somebody fetches
+                    cursor.fetchall()
         if commit:
             raw.commit()
 

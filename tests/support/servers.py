@@ -1,4 +1,4 @@
-"""Private PostgreSQL and MariaDB servers for the tests: found or installed, run, and removed.
+"""Private database servers for the tests: found or installed, run, and removed.
 
 `python tests/support/servers.py install` makes sure that this machine can run them. That happens
 before the test dependencies are there, so this file uses the standard library only.
@@ -41,6 +41,7 @@ class Server(ABC):
     account: ClassVar[str]  # runs the server where we are root, since the servers refuse root
     gentle_stop: ClassVar[signal.Signals]  # data on disk and whole, for a restart
     quick_stop: ClassVar[signal.Signals]  # for data that nobody will read again
+    asks_version: ClassVar[str] = "--version"
 
     host = "127.0.0.1"
     user = "tester"
@@ -72,7 +73,8 @@ class Server(ABC):
         path = cls.find(cls.program)
         if path is None:
             return None
-        answer = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)
+        command: list[str | Path] = [path, cls.asks_version]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True)
         found = re.search(r"\d+(\.\d+)+", answer.stdout)
         return found.group() if found else answer.stdout.strip()
 
@@ -185,6 +187,7 @@ class Server(ABC):
                     "TZ": "UTC",
                     # A MariaDB that starts clears the temporary tables of any other away.
                     "TMPDIR": str(self._home),
+                    **self._environment(),
                 },
                 "stdin": subprocess.DEVNULL,
                 "stdout": log,
@@ -195,6 +198,10 @@ class Server(ABC):
             if runs_as_root():
                 options |= {"user": self.account, "group": self.account, "extra_groups": []}
             yield options
+
+    def _environment(self) -> dict[str, str]:
+        """What else the server's programs look for in their environment."""
+        return {}
 
     @property
     def _home(self) -> Path:
@@ -352,7 +359,62 @@ class MariaDBServer(Server):
             return False
 
 
-SERVERS: tuple[type[Server], ...] = (PostgresServer, MariaDBServer)
+class FirebirdServer(Server):
+    """A private Firebird with accounts of its own."""
+
+    title = "Firebird"
+    program = "firebird"
+    account = "firebird"
+    gentle_stop = signal.SIGTERM
+    quick_stop = signal.SIGKILL
+    asks_version = "-z"
+    admin = "SYSDBA"
+
+    @classmethod
+    def find(cls, program: str) -> Path | None:
+        return which(program)
+
+    @property
+    def path(self) -> Path:
+        """The file of the database, by which clients name it."""
+        return self._home / "shop.fdb"
+
+    def _create_data(self) -> None:
+        accounts = self._home / "security.fdb"
+        settings = {
+            "RemoteServicePort": self.port,
+            "RemoteBindAddress": self.host,
+            "SecurityDatabase": accounts,
+            "AuthServer": "Srp",
+            "UserManager": "Srp",
+        }
+        text = "".join(f"{name} = {value}\n" for name, value in settings.items())
+        (self._home / "firebird.conf").write_text(text)
+        self._run(
+            self._require("isql-fb"),
+            "-quiet",
+            "-bail",
+            # Not yet a server: the tool opens the files itself, as whom it likes.
+            sql=f"CREATE DATABASE '{accounts}' USER {self.admin};\n"
+            f"CREATE USER {self.admin} PASSWORD '{self.password}';\n"
+            f"CREATE USER {self.user} PASSWORD '{self.password}';\n"
+            "COMMIT;\n"
+            f"CREATE DATABASE '{self.path}' USER {self.user} DEFAULT CHARACTER SET UTF8;\n",
+        )
+
+    def _command(self) -> list[str | Path]:
+        return [self._require("firebird")]
+
+    def _environment(self) -> dict[str, str]:
+        names = ("FIREBIRD", "FIREBIRD_LOCK", "FIREBIRD_TMP", "FIREBIRD_LOG")
+        return dict.fromkeys(names, str(self._home))
+
+    def _is_ready(self) -> bool:
+        with socket.socket() as client:
+            return client.connect_ex((self.host, self.port)) == 0
+
+
+SERVERS: tuple[type[Server], ...] = (PostgresServer, MariaDBServer, FirebirdServer)
 """Every kind of them."""
 
 
@@ -403,6 +465,7 @@ def missing_packages() -> list[str]:
     needs = {
         "postgresql": PostgresServer.installed_version() is not None,
         "mariadb-server": MariaDBServer.installed_version() is not None,
+        "firebird3.0-server": FirebirdServer.installed_version() is not None,
         # mysqlclient comes as source only.
         "gcc": which("gcc") is not None,
         "libc6-dev": Path("/usr/include/stdio.h").exists() or sys.platform != "linux",
@@ -441,7 +504,7 @@ def can_install() -> bool:
 
 
 def how_to_install(packages: list[str] | None = None) -> str:
-    names = " ".join(packages or ["postgresql", "mariadb-server"])
+    names = " ".join(packages or ["postgresql", "mariadb-server", "firebird3.0-server"])
     if which("apt-get") is not None:
         return f"run as root: apt-get install {names}"
     return f"install what Debian calls: {names}"

@@ -20,6 +20,7 @@ _KNOWN = {
     "pymysql": "asyncdbpool.drivers.pymysql:PyMySQLDriver",
     "duckdb": "asyncdbpool.drivers.duckdb:DuckDBDriver",
     "pyodbc": "asyncdbpool.drivers.pyodbc:PyODBCDriver",
+    "firebird.driver": "asyncdbpool.drivers.firebird:FirebirdDriver",
     "asyncpg": "asyncdbpool.drivers.asyncpg:AsyncpgDriver",
     "aiomysql": "asyncdbpool.drivers.aiomysql:AiomysqlDriver",
 }

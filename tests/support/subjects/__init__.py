@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from support.access import kill
 from support.activity import Activity, observed
 from support.databases import Database, mariadb_on, postgres_on, sqlite_at
 from support.lines import on_a_thread
@@ -28,6 +29,7 @@ class Kind:
         describe: Makes of that the database with the driver by which the tests look at it.
         setting: A statement that changes the session, and one that shows it.
         backend: What gives the number by which the server knows a connection.
+        kill: Ends a connection by that number.
     """
 
     title: str
@@ -35,6 +37,7 @@ class Kind:
     describe: Callable[[Any], Database]
     setting: tuple[str, str]
     backend: str | None = None
+    kill: Callable[[Any, int], None] = kill
 
 
 SQLITE = Kind(
@@ -149,6 +152,7 @@ _NAMES = (
     "pyodbc_postgres",
     "pyodbc_mariadb",
     "pyodbc_sqlite",
+    "firebird",
     "asyncpg",
     "aiomysql",
 )

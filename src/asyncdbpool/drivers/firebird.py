@@ -1,0 +1,106 @@
+"""firebird-driver: Firebird through its client library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, ClassVar
+
+from asyncdbpool.drivers.base import error_text, system_says
+from asyncdbpool.drivers.dbapi import Canceller, Driver
+
+__all__ = ["FirebirdDriver"]
+
+_LOST = frozenset(
+    {
+        335544726,  # error reading data from the connection
+        335544727,  # error writing data to the connection
+        335544741,  # connection lost to database
+        335544856,  # connection shutdown
+        335544324,  # invalid database handle: the attachment has gone
+        335544528,  # database shutdown
+    }
+)
+_SOON = frozenset(
+    {
+        335544721,  # unable to complete network request to host
+        335544722,  # failed to establish a connection
+        335544726,
+        335544528,
+        335544837,  # too many connections
+    }
+)
+
+
+class FirebirdDriver(Driver):
+    """The module knows its transaction, which the first statement begins.
+
+    The host is a part of the database's name, `host/port:path`, so there is no keyword for it.
+    """
+
+    host_keyword: ClassVar[str | None] = None
+
+    def in_transaction(self, raw: Any) -> bool | None:
+        """Nothing begins or ends a transaction but the module's own calls."""
+        return bool(raw.main_transaction.is_active())
+
+    def commit(self, raw: Any) -> None:
+        """Commit, where something is open: the module minds if nothing is."""
+        if raw.main_transaction.is_active():
+            raw.commit()
+
+    def rollback(self, raw: Any) -> None:
+        """Roll back, as in `commit()`."""
+        if raw.main_transaction.is_active():
+            raw.rollback()
+
+    def ping(self, raw: Any) -> None:
+        """Ask with the protocol's own call, which wants no transaction."""
+        raw.ping()
+
+    def savepoint(self, raw: Any, name: str) -> None:
+        """Set a savepoint, which wants to be inside of a transaction."""
+        if not raw.main_transaction.is_active():
+            raw.begin()
+        super().savepoint(raw, name)
+
+    def canceller(
+        self, raw: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Canceller | None:
+        """`fb_cancel_operation()`, which may be called on any thread and waits for nothing.
+
+        It goes along the connection itself. The library refuses it where nothing runs.
+        """
+        attachment = raw._att  # noqa: SLF001 - it has no other name
+        cancel = self.module.CancelType.RAISE
+        return lambda _ask: attachment.cancel_operation(cancel)
+
+    def absorb_cancel(self, raw: Any) -> None:
+        """Let a cancel that came too late hit a statement that nobody minds.
+
+        The server meets the cancel first, since both go along the same connection.
+        """
+        active = raw.main_transaction.is_active()
+        with suppress(self.module.Error):
+            self.command(raw, "SELECT 1 FROM RDB$DATABASE")
+        if not active:
+            self.rollback(raw)
+
+    def reads_ahead(self, cursor_class: type) -> bool:
+        """The methods that this would get in the way of want a cursor from `open()`."""
+        return True
+
+    def is_disconnect(self, error: BaseException, raw: Any) -> bool:
+        """A connection that was closed, killed or lost."""
+        return bool(raw.is_closed()) or not _LOST.isdisjoint(_codes(error))
+
+    def is_transient(self, error: BaseException) -> bool:
+        """Refused, lost while connecting, shut down for a while, too many connections."""
+        return not _SOON.isdisjoint(_codes(error)) and (
+            system_says(error) or "refused" not in error_text(error)
+        )
+
+
+def _codes(error: BaseException) -> tuple[int, ...]:
+    """Return the error codes of Firebird's own in an error of the module's."""
+    return tuple(getattr(error, "gds_codes", None) or ())

@@ -1,0 +1,85 @@
+"""Firebird: what its file knows beyond what every driver is tested for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import firebird.driver
+import pytest
+
+from asyncdbpool import ConnectionPool
+from asyncdbpool.drivers.firebird import FirebirdDriver
+from support.activity import Activity
+from support.cancelling import cancelled_at_any_moment
+from support.databases import Database
+from support.servers import FirebirdServer, free_port
+from support.subjects.firebird import SUBJECT, firebird_on
+
+
+@pytest.fixture
+def database(firebird: FirebirdServer) -> Database:
+    return firebird_on(firebird)
+
+
+@pytest.fixture
+def activity(database: Database, firebird: FirebirdServer) -> Iterator[Activity]:
+    with SUBJECT.activity(database, firebird) as activity:
+        yield activity
+
+
+async def test_a_cancel_at_any_moment_hits_its_statement_or_none(activity: Activity) -> None:
+    async with activity.pool(max_size=1) as pool:
+        await cancelled_at_any_moment(activity, pool, 60)
+
+
+async def test_a_late_cancel_leaves_the_transaction_as_it_was(database: Database) -> None:
+    driver = FirebirdDriver(firebird.driver)
+
+    def absorb(raw: Any) -> bool | None:
+        driver.absorb_cancel(raw)
+        return driver.in_transaction(raw)
+
+    async with database.opened() as pool, pool.connection() as conn:
+        assert await conn.run(absorb) is False
+        await conn.execute(database.select(1))
+        assert await conn.run(absorb) is True
+
+
+async def test_a_block_may_begin_with_another(database: Database) -> None:
+    def savepoint(raw: Any) -> None:
+        driver = FirebirdDriver(firebird.driver)
+        driver.savepoint(raw, "first")
+        driver.rollback_savepoint(raw, "first")
+
+    async with database.opened() as pool, pool.connection() as conn:
+        await conn.run(savepoint)
+        assert conn.is_active is not None
+        assert await conn.fetch_val(database.select(7)) == 7
+
+
+async def test_prepared_statements_are_a_cursor_s_own(database: Database) -> None:
+    def prepared(raw: Any) -> list[Any]:
+        with raw.cursor() as cursor, cursor.prepare(database.select("CAST(? AS INTEGER)")) as sql:
+            return [cursor.execute(sql, (n,)).fetchone()[0] for n in (1, 2, 3)]
+
+    async with database.opened() as pool:
+        assert await pool.run(prepared) == [1, 2, 3]
+
+
+async def test_a_server_that_refuses_may_come_back_and_a_wrong_path_does_not(
+    database: Database,
+) -> None:
+    driver = FirebirdDriver(firebird.driver)
+    login = {name: database.arguments[name] for name in ("user", "password")}
+    for name, transient in (
+        (f"127.0.0.1/{free_port()}:/nowhere.fdb", True),
+        (database.arguments["database"] + ".not", False),
+    ):
+        with pytest.raises(firebird.driver.DatabaseError) as caught:
+            firebird.driver.connect(name, **login)
+        assert driver.is_transient(caught.value) is transient
+        async with ConnectionPool(firebird.driver, name, **login) as pool:
+            with pytest.raises(firebird.driver.DatabaseError):
+                await pool.get()
+    assert not driver.is_transient(ValueError())
