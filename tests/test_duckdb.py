@@ -12,7 +12,6 @@ import pytest
 from asyncdbpool.drivers.duckdb import Connection, DuckDBDriver
 from asyncdbpool.testing import check_invariants
 from support.activity import Activity
-from support.cancelling import cancelled_at_any_moment
 from support.databases import Database, expected
 from support.lines import insert, on_a_thread, written
 
@@ -205,11 +204,6 @@ async def test_a_block_inside_of_another_is_refused_and_the_outer_one_goes_on(
 
 # ------------------------------------------------------------------------------------------------
 # Cancelling
-
-
-async def test_a_cancel_at_any_moment_hits_its_statement_or_none(activity: Activity) -> None:
-    async with activity.pool(max_size=1) as pool:
-        await cancelled_at_any_moment(activity, pool, 80)
 
 
 async def test_a_statement_cancelled_in_a_transaction_takes_it_all(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import firebird.driver
@@ -10,27 +9,14 @@ import pytest
 
 from asyncdbpool import ConnectionPool
 from asyncdbpool.drivers.firebird import FirebirdDriver
-from support.activity import Activity
-from support.cancelling import cancelled_at_any_moment
 from support.databases import Database
 from support.servers import FirebirdServer, free_port
-from support.subjects.firebird import SUBJECT, firebird_on
+from support.subjects.firebird import firebird_on
 
 
 @pytest.fixture
 def database(firebird: FirebirdServer) -> Database:
     return firebird_on(firebird)
-
-
-@pytest.fixture
-def activity(database: Database, firebird: FirebirdServer) -> Iterator[Activity]:
-    with SUBJECT.activity(database, firebird) as activity:
-        yield activity
-
-
-async def test_a_cancel_at_any_moment_hits_its_statement_or_none(activity: Activity) -> None:
-    async with activity.pool(max_size=1) as pool:
-        await cancelled_at_any_moment(activity, pool, 60)
 
 
 async def test_a_late_cancel_leaves_the_transaction_as_it_was(database: Database) -> None:

@@ -14,7 +14,7 @@ from psycopg.rows import dict_row
 from asyncdbpool.drivers.psycopg import PsycopgDriver
 from support.access import backend, eventually, kill
 from support.activity import Activity
-from support.cancelling import cancelled_at_any_moment, cancelled_without_an_answer
+from support.cancelling import cancelled_without_an_answer
 from support.databases import Database, expected
 from support.servers import PostgresServer
 
@@ -153,15 +153,6 @@ def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     way: str = request.param
     monkeypatch.setattr(psycopg.capabilities, "has_cancel_safe", lambda: way == "cancel_safe")
     return way
-
-
-async def test_a_cancel_at_any_moment_hits_its_statement_or_none(
-    activity: Activity, either_way: str
-) -> None:
-    async with activity.pool(max_size=1) as pool:
-        driver: Any = pool._driver
-        assert (driver._libpq is None) is (either_way == "cancel_safe")
-        await cancelled_at_any_moment(activity, pool, 80)
 
 
 @pytest.mark.realtime

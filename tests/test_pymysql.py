@@ -15,7 +15,7 @@ from pymysql.cursors import SSCursor
 from asyncdbpool.drivers.pymysql import PyMySQLDriver
 from support.access import backend, kill
 from support.activity import Activity
-from support.cancelling import cancelled_at_any_moment, cancelled_without_an_answer
+from support.cancelling import cancelled_without_an_answer
 from support.databases import Database, expected
 from support.servers import MariaDBServer
 
@@ -129,11 +129,6 @@ async def test_a_ping_tells_a_killed_connection_and_makes_no_other(
 
 # ------------------------------------------------------------------------------------------------
 # Cancelling
-
-
-async def test_a_cancel_at_any_moment_hits_its_statement_or_none(activity: Activity) -> None:
-    async with activity.pool(max_size=1) as pool:
-        await cancelled_at_any_moment(activity, pool, 60)
 
 
 @pytest.mark.realtime

@@ -14,7 +14,6 @@ from asyncdbpool import ConnectionPool
 from asyncdbpool.drivers.pyodbc import Connection, Cursor, PyODBCDriver
 from support.access import backend, kill
 from support.activity import Activity
-from support.cancelling import cancelled_at_any_moment, cancelled_without_an_answer
 from support.databases import Database, Values, expected
 from support.fixtures import described
 from support.servers import Server
@@ -86,18 +85,6 @@ async def test_a_transaction_leaves_autocommit_and_comes_back_to_it(
 
 # ------------------------------------------------------------------------------------------------
 # Cancelling
-
-
-async def test_a_cancel_at_any_moment_hits_its_statement_or_none(activity: Activity) -> None:
-    async with activity.pool(max_size=1) as pool:
-        await cancelled_at_any_moment(activity, pool, 60)
-
-
-@pytest.mark.realtime
-async def test_a_cancel_that_the_server_does_not_answer_does_not_stop_the_loop(
-    activity: Activity, server: Server
-) -> None:
-    await cancelled_without_an_answer(activity, server, hung_up=False)
 
 
 @pytest.mark.parametrize("way", ["one-shot", "function", "cursor"])

@@ -7,8 +7,10 @@ import pytest
 
 from asyncdbpool import ConnectionPool, ConnectionReturned
 from support.activity import Activity
+from support.cancelling import cancelled_at_any_moment, cancelled_without_an_answer
 from support.databases import Database
 from support.lines import written
+from support.servers import Server
 from support.subjects import Subject
 
 Pools = Callable[..., ConnectionPool]
@@ -97,3 +99,17 @@ async def test_a_return_cancels_what_runs_and_refuses_what_waits(
         await waiting
     assert await pool.fetch_all("SELECT id FROM wares") == []
     assert (pool.stats().created, pool.stats().discarded) == (1, 0)
+
+
+async def test_a_cancel_at_any_moment_hits_its_statement_or_none(
+    activity: Activity, pools: Pools
+) -> None:
+    await cancelled_at_any_moment(activity, pools(max_size=1), 60)
+
+
+@pytest.mark.needs("server")
+@pytest.mark.realtime
+async def test_a_cancel_that_gets_no_answer_stops_nobody_else(
+    activity: Activity, subject: Subject, server: Server
+) -> None:
+    await cancelled_without_an_answer(activity, server, hung_up=subject.has("socket"))

@@ -51,5 +51,5 @@ async def cancelled_without_an_answer(
                 longest, last = max(longest, loop.time() - last), loop.time()
             assert pool.free == int(hung_up)
         assert longest < 1.0, "a call that held the GIL would have stopped the loop until the end"
-        assert await pool.fetch_val("SELECT 7") == 7
+        assert await pool.fetch_val(activity.database.select(7)) == 7
     await activity.ends(connections=0)

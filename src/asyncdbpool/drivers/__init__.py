@@ -15,6 +15,8 @@ __all__ = ["BaseDriver", "Driver", "NativeDriver", "Unanswered", "find_driver"]
 _KNOWN = {
     "sqlite3": "asyncdbpool.drivers.sqlite3:SQLite3Driver",
     "psycopg2": "asyncdbpool.drivers.psycopg2:Psycopg2Driver",
+    "pg8000": "asyncdbpool.drivers.pg8000:Pg8000Driver",
+    "pg8000.dbapi": "asyncdbpool.drivers.pg8000:Pg8000Driver",
     "psycopg": "asyncdbpool.drivers.psycopg:PsycopgDriver",
     "MySQLdb": "asyncdbpool.drivers.mysqldb:MySQLdbDriver",
     "pymysql": "asyncdbpool.drivers.pymysql:PyMySQLDriver",

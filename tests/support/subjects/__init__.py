@@ -146,6 +146,7 @@ _NAMES = (
     "sqlite3",
     "psycopg2",
     "psycopg",
+    "pg8000",
     "mysqldb",
     "pymysql",
     "duckdb",
