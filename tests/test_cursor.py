@@ -1,10 +1,12 @@
 """A cursor of a lent connection gives what the driver's own gives, in far fewer hops."""
 
 import asyncio
+import inspect
 import io
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -807,12 +809,40 @@ async def test_a_function_is_called_as_a_procedure(postgresql: Database) -> None
     raw.close()
 
 
-async def test_a_driver_without_procedures_says_so(sqlite: Database) -> None:
-    async with sqlite.pool() as pool, pool.connection() as conn:
-        with pytest.raises(AttributeError, match="callproc"):
-            await conn.cursor().callproc("anything")
-        with pytest.raises(AttributeError, match="nextset"):
-            await (await conn.execute("SELECT 1")).nextset()
+OPTIONAL: dict[str, tuple[Any, ...]] = {"callproc": ("anything",), "nextset": (), "scroll": (1,)}
+"""Methods that PEP 249 leaves to the driver, and something for them to be called with."""
+
+
+@pytest.mark.parametrize("method", OPTIONAL)
+async def test_a_method_that_is_optional_is_there_where_the_driver_has_it(
+    database: Database, method: str
+) -> None:
+    raw = database.connect()
+    wanted = hasattr(raw.cursor(), method)
+    raw.close()
+    async with database.opened() as pool, pool.connection() as conn:
+        born = await conn.execute(database.select(1))
+        closed = conn.cursor()
+        await closed.close()
+        for cursor in (conn.cursor(), born, closed):
+            assert hasattr(cursor, method) is wanted
+            if not wanted:
+                with pytest.raises(AttributeError, match=rf"'sqlite3\.Cursor'.* '{method}'"):
+                    getattr(cursor, method)
+    assert inspect.iscoroutinefunction(getattr(Cursor, method))
+
+
+async def test_a_method_of_a_class_by_choice_is_told_of_once_it_is_born(sqlite: Database) -> None:
+    class WithProcedures(sqlite3.Cursor):
+        def callproc(self, name: str) -> str:
+            return name
+
+    async with sqlite.opened() as pool, pool.connection() as conn:
+        for cursor in (conn.cursor(WithProcedures), conn.cursor(factory=WithProcedures)):
+            assert hasattr(cursor, "callproc")
+            assert hasattr(cursor, "nextset"), "as long as nobody knows"
+            assert await cursor.callproc("tidy") == "tidy"
+            assert not hasattr(cursor, "nextset")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -826,17 +856,16 @@ async def test_a_closed_cursor_raises_the_drivers_interface_error(
         await cursor.close()
         assert not cursor
         await cursor.close()
-        for call in (
+        calls: list[Callable[[], Any]] = [
             lambda: cursor.execute("SELECT 1"),  # noqa: B023 - called in this round
             lambda: cursor.executemany("SELECT 1", []),  # noqa: B023
-            lambda: cursor.callproc("anything"),  # noqa: B023
             cursor.fetchone,
             cursor.fetchmany,
             cursor.fetchall,
-            cursor.nextset,
-            lambda: cursor.scroll(1),  # noqa: B023
             lambda: take(cursor, 1),  # noqa: B023
-        ):
+            *(partial(getattr(cursor, m), *OPTIONAL[m]) for m in OPTIONAL if hasattr(cursor, m)),
+        ]
+        for call in calls:
             with pytest.raises(database.module.InterfaceError, match="closed"):
                 await call()
     assert await conn.fetch_val(database.rows(1)) == 1

@@ -63,6 +63,17 @@ async def test_cursors_are_pyodbc_s_own_to_the_eye(database: Database) -> None:
         assert await cursor.fetchmany() == expected(2)
 
 
+async def test_a_cursor_has_pyodbc_s_own_methods_before_its_first_statement(
+    database: Database,
+) -> None:
+    database.change("CREATE TABLE IF NOT EXISTS shelf (id INTEGER)")
+    async with database.opened() as pool, pool.connection() as conn:
+        cursor = conn.cursor()
+        assert not hasattr(cursor, "callproc")
+        assert await cursor.tables(table="shelf") is cursor
+        assert (await cursor.fetchone()).table_name == "shelf"
+
+
 async def test_a_transaction_leaves_autocommit_and_comes_back_to_it(
     database: Database, items: str
 ) -> None:

@@ -85,7 +85,13 @@ class CursorCore:
     @property
     def kind(self) -> type | None:
         """The class of the driver's cursors, where it could be told."""
-        return self._session.cursor_class
+        return self._session.cursor_kind
+
+    def may_have(self, name: str) -> bool:
+        """Tell whether the driver's cursor has a method; one of a class by choice may, unborn."""
+        if self.raw is not None:
+            return hasattr(self.raw, name)
+        return bool(self._args or self._kwargs) or hasattr(self.kind, name)
 
     @property
     def arraysize(self) -> Any:

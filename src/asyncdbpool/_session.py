@@ -47,6 +47,7 @@ class Session:
         lost: True once an error has told that the connection is of no more use.
         canceller: Cancels what runs, from any thread, or None where the driver cannot.
         cursor_class: What `cursor()` makes, or None where it could not be told.
+        cursor_kind: What tells of cursors that are not born yet what they will have.
     """
 
     @classmethod
@@ -96,6 +97,7 @@ class Session:
         self.hung_up = False
         self._wire = Wire(driver.fileno(self.raw))
         self.cursor_class: type | None = None
+        self.cursor_kind: type | None = None
         self._memory: Any = None
         self.canceller: Canceller | None = None
         self.gate = Gate()
@@ -106,6 +108,7 @@ class Session:
         try:
             cursor = self.raw.cursor()
             self.cursor_class = type(cursor)
+            self.cursor_kind = self.driver.cursor_kind(cursor)
             cursor.close()
             if setup is not None:
                 self._run_hook("setup", setup)

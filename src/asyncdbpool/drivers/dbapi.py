@@ -160,7 +160,11 @@ class Driver(BaseDriver):
     def interrupted(self, cursor: Any) -> BaseException | None:
         """Make the error for a cursor that is half read, where a cancel ends that one too."""
 
-    # Rows
+    # Cursors and rows
+
+    def cursor_kind(self, cursor: Any) -> type:
+        """Return the class that tells what a cursor will have once its first statement is run."""
+        return type(cursor)
 
     def reads_ahead(self, cursor_class: type) -> bool:
         """Tell whether rows may be fetched before they are asked for.

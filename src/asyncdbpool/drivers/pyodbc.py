@@ -72,6 +72,10 @@ class PyODBCDriver(Driver):
         error: BaseException = self.module.OperationalError("HY008", "Operation canceled")
         return error
 
+    def cursor_kind(self, cursor: Any) -> type:
+        """The class of pyodbc's own, which has the methods."""
+        return type(cursor.native)
+
     def reads_ahead(self, cursor_class: type) -> bool:
         """Leave the first row to `fetchval()`."""
         return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from asyncdbpool._cursor import END, CursorCore
 from asyncdbpool._lease import Lease
@@ -16,6 +16,26 @@ if TYPE_CHECKING:
     from asyncdbpool.proxies.connection import Connection
 
 __all__ = ["Cursor", "Execution", "undisguised"]
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+class _Optional:
+    """A method that is there where the driver's cursor has it; PEP 249 leaves that open."""
+
+    def __init__(self, method: Callable[..., Any]) -> None:
+        self._method = method
+        self.__doc__ = method.__doc__
+
+    def __get__(self, cursor: Cursor | None, owner: type) -> Any:
+        name = self._method.__name__
+        if cursor is not None and not cursor._core.may_have(name):  # noqa: SLF001 - the same room
+            raise AttributeError(name)  # so that Cursor.__getattr__() is asked, and says it better
+        return self._method.__get__(cursor, owner)
+
+
+def _optional(method: Method) -> Method:
+    return cast("Method", _Optional(method))
 
 
 class Cursor:
@@ -52,11 +72,13 @@ class Cursor:
         self._open()
         return Execution(self._statement("executemany", sql, args, kwargs))
 
+    @_optional
     async def callproc(self, name: Any, *args: Any, **kwargs: Any) -> Any:
         """Call a stored procedure; returns what the driver returns."""
         self._lease.statement = name
         return await self._on_thread(self._core.call, "callproc", (name, *args), kwargs)
 
+    @_optional
     async def nextset(self) -> Any:
         """Go to the next result set; None at the end."""
         return await self._on_thread(self._core.call, "nextset", (), {})
@@ -119,6 +141,7 @@ class Cursor:
             return self._core.next()
         return await self._on_thread(self._core.next)
 
+    @_optional
     async def scroll(self, value: int, mode: str = "relative") -> None:
         """Move the position in the result; a failed move changes nothing."""
         await self._on_thread(self._core.scroll, value, mode)

@@ -28,6 +28,7 @@ SUBJECT = Subject(
     procedure=DOUBLE,
     several={"client_flag": pymysql.constants.CLIENT.MULTI_STATEMENTS},
     without={
+        "PEP 249": "aiomysql is asyncio's own and no module of PEP 249's",
         "probe": "aiomysql does not read the flag that comes with rows",
         "closed cursors": "aiomysql's own still answer",
     },

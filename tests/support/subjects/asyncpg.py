@@ -22,6 +22,7 @@ SUBJECT = Subject(
     guest=("prepare", "fetchrow"),
     saying=on_the_connection,
     without={
+        "PEP 249": "asyncpg is asyncio's own and no module of PEP 249's",
         "autocommit": "asyncpg always commits each statement outside of a block",
         "cursors": "asyncpg's connection has its own API, which is passed through",
         "procedures": "asyncpg has no callproc()",
