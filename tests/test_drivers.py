@@ -12,8 +12,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from asyncdbpool import ConnectionPool, Driver, drivers
-from asyncdbpool.drivers import find_driver
+from asyncdbpool import ConnectionPool, Driver
 from asyncdbpool.drivers.psycopg2 import Psycopg2Driver
 from asyncdbpool.drivers.sqlite3 import SQLite3Driver
 
@@ -148,20 +147,6 @@ async def test_a_descriptor_that_is_no_socket_is_left_alone() -> None:
     finally:
         os.close(readable)
         os.close(writable)
-
-
-def test_a_driver_is_found_by_what_another_package_has_registered(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    class Special(Driver):
-        """Somebody else's."""
-
-    module = SimpleNamespace(__name__="exotic", connect=lambda: None)
-    assert type(find_driver(module)) is Driver
-    entry = SimpleNamespace(load=lambda: Special)
-    monkeypatch.setattr(drivers, "_REGISTERED", {"exotic": entry})
-    assert type(find_driver(module)) is Special
-    assert type(find_driver(sqlite3)) is SQLite3Driver
 
 
 async def test_a_value_that_can_be_called_is_no_method() -> None:

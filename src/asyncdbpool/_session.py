@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
@@ -75,16 +75,7 @@ class Session:
         self._pool = pool
         self.driver = driver
         self.raw: Any = driver.connect(args, kwargs)
-        if inspect.iscoroutine(self.raw):
-            self.raw.close()
-            raise PoolError(
-                f"pool {pool!r}: connect() of {driver.module!r} is a coroutine function; an "
-                "asyncio driver that this library does not know needs `driver=`, a NativeDriver"
-            )
-        if self.raw is None:
-            raise PoolError(
-                f"pool {pool!r}: connect() of {driver.module!r} returned None, not a connection"
-            )
+        _refuse_if_no_connection(pool, driver, self.raw)
         self._arguments = args, kwargs
         self.cursors: set[CursorCore] = set()
         self.litter: deque[CursorCore] = deque()
@@ -107,6 +98,7 @@ class Session:
         """Set up a new connection; what `setup` has done is committed."""
         try:
             cursor = self.raw.cursor()
+            _refuse_if_no_cursor(self._pool, self.driver, cursor)
             self.cursor_class = type(cursor)
             self.cursor_kind = self.driver.cursor_kind(cursor)
             cursor.close()
@@ -204,8 +196,10 @@ class Session:
                 if error is not None:
                     core.lose_rows(error)
             self.driver.absorb_cancel(self.raw)
-        except Exception:  # noqa: BLE001 - whatever it is, the state is unknown now
+        except Exception as error:  # noqa: BLE001 - whatever it is, the state is unknown now
             self.doubtful = True
+            self.standing.broken = self.standing.broken or self.standing.open
+            self._learn_from(error)
 
     def cancel(self, token: object, ask: Callable[[], Mapping[str, Any]] | None) -> None:
         """Cancel in the database what runs for a token; blocking, on another thread.
@@ -492,3 +486,36 @@ class Session:
 
 _ENDS = (Session.commit, Session.rollback, Session.withdraw)
 """No statements: an attribute's assignment that fails must not keep them from their work."""
+
+
+def _refuse_if_no_connection(pool: str, driver: Driver, raw: Any) -> None:
+    """Say at once what `connect()` has returned instead."""
+    said = f"pool {pool!r}: connect() of {driver.module!r} returned"
+    if raw is None:
+        raise PoolError(f"{said} None, not a connection")
+    if inspect.isawaitable(raw):
+        _end_quietly(raw)
+        raise PoolError(
+            f"{said} {type(raw).__name__}, which is to be awaited; an asyncio driver that this "
+            "library does not know needs `driver=`, a NativeDriver"
+        )
+    if not callable(getattr(raw, "cursor", None)):
+        with suppress(Exception):  # whatever it is, nobody else would close it
+            driver.close(raw)
+        raise PoolError(f"{said} {type(raw).__name__}, which has no cursor(), not a connection")
+
+
+def _refuse_if_no_cursor(pool: str, driver: Driver, cursor: Any) -> None:
+    """Say so ahead of the first statement."""
+    if not callable(getattr(cursor, "execute", None)):
+        _end_quietly(cursor)
+        raise PoolError(
+            f"pool {pool!r}: cursor() of a connection of {driver.module!r} returned "
+            f"{type(cursor).__name__}, which has no execute(), not a cursor"
+        )
+
+
+def _end_quietly(pending: Any) -> None:
+    """Close a coroutine that nobody is to await."""
+    if isinstance(pending, Coroutine):
+        pending.close()

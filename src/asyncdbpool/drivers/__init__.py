@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any
 
+from asyncdbpool.drivers._registered import Registered
 from asyncdbpool.drivers.base import BaseDriver, Unanswered
 from asyncdbpool.drivers.dbapi import Driver
 from asyncdbpool.drivers.native import NativeDriver
@@ -27,8 +27,8 @@ _KNOWN = {
     "aiomysql": "asyncdbpool.drivers.aiomysql:AiomysqlDriver",
 }
 
-_REGISTERED = {entry.name: entry for entry in entry_points(group="asyncdbpool.drivers")}
-"""Looked up once, with the import, since that reads files and a pool may be made on the loop."""
+_REGISTERED = Registered()
+"""Looked up with the import, since a pool may be made on the loop."""
 
 
 def find_driver(module: Any) -> BaseDriver:
@@ -38,13 +38,15 @@ def find_driver(module: Any) -> BaseDriver:
     entry-point group `asyncdbpool.drivers` (the entry point's name is the module's name, its
     value a subclass of `Driver` or `NativeDriver`), and takes the generic one for PEP 249 where
     nobody knows the module.
+
+    Raises:
+        TypeError: The module has no `connect()`.
+        PoolError: The driver that is registered cannot be made, or two are.
     """
     name = getattr(module, "__name__", type(module).__name__)
     if name in _KNOWN:
         path, _, attribute = _KNOWN[name].partition(":")
         made: BaseDriver = getattr(import_module(path), attribute)(module)
         return made
-    if name in _REGISTERED:
-        registered: BaseDriver = _REGISTERED[name].load()(module)
-        return registered
-    return Driver(module)
+    registered = _REGISTERED.make(name, module)
+    return Driver(module) if registered is None else registered

@@ -65,8 +65,8 @@ class BaseDriver:
 
     def fileno(self, raw: Any) -> int | None:
         """Tell the connection's socket, or None where the driver does not."""
-        fileno = getattr(raw, "fileno", None)
         try:
+            fileno = getattr(raw, "fileno", None)
             number = fileno() if callable(fileno) else None
         except Exception:  # noqa: BLE001 - whatever it raises, there is no number to be had
             return None

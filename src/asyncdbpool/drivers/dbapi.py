@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, MutableSequence
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from asyncdbpool.drivers.base import BaseDriver
+from asyncdbpool.errors import PoolError
 
 __all__ = ["Canceller", "Driver"]
+
+_SHARED = 2
+"""The least `threadsafety` with which threads may share connections."""
 
 Canceller = Callable[[Callable[[], Mapping[str, Any]]], None]
 """Cancels what runs on one connection; takes a function that gives the credentials."""
@@ -21,6 +27,19 @@ class Driver(BaseDriver):
     `asyncdbpool.drivers`. Every method that takes `raw`, the driver's own connection, runs on that
     connection's thread. The defaults are right, if slow, for any PEP 249 module.
 
+    What a module has beyond the PEP is used where that can do no harm:
+
+    - `autocommit`, where it is True or False, as an extension of the PEP has it: a borrower's
+      change is undone, and a transaction leaves autocommit until it ends. It proves nothing about
+      an open transaction, since a statement may have begun one.
+    - `closed`, where it is a value: after an error it tells that the connection is lost.
+    - `ping()`, where it is known to take nothing. One that takes something, or does not tell, may
+      connect anew, as those of MySQL's modules do: that would be a session that nobody has set up.
+    - `interrupt()`, or else `cancel()`, where `threadsafety` says that threads may share a
+      connection. Nobody says what else it ends, nor when it is over. So what was open before
+      cannot be committed any more, and the connection is closed on return.
+    - `fileno()`, where it gives a socket's number.
+
     Attributes:
         session_attributes: Attributes that one borrower's methods may change and the next must
             find as they were.
@@ -31,6 +50,9 @@ class Driver(BaseDriver):
     def __init__(self, module: Any) -> None:
         super().__init__(module)
         self.containers: dict[type, type] = {}  # what fetchall() gives, by the cursor's class
+        # By the connections' ids; they are kept, so that no other one has the same.
+        self._out_of_autocommit: dict[int, Any] = {}
+        self._cancelled: dict[int, Any] = {}
 
     # Connecting
 
@@ -40,12 +62,17 @@ class Driver(BaseDriver):
 
     def close(self, raw: Any) -> None:
         """Close the connection."""
+        for notes in (self._out_of_autocommit, self._cancelled):
+            notes.pop(id(raw), None)
         raw.close()
 
     # Transactions
 
     def begin(self, raw: Any) -> None:
-        """Open a transaction, where the connection does not do so by itself, as PEP 249 says."""
+        """Leave autocommit until the transaction ends; else the next statement begins one."""
+        if _found(raw, "autocommit") is True:
+            raw.autocommit = False
+            self._out_of_autocommit[id(raw)] = raw
 
     def learn(self, raw: Any) -> bool | None:
         """Ask the server whether a transaction is open, where an error may have hidden it."""
@@ -71,14 +98,20 @@ class Driver(BaseDriver):
         """
 
     def commit(self, raw: Any) -> None:
-        """Commit."""
+        """Commit, and go back to autocommit where `begin()` has left it."""
         raw.commit()
+        self._back_to_autocommit(raw)
 
     def rollback(self, raw: Any) -> None:
         """Roll back; a database without transactions may have no such method (PEP 249)."""
         rollback = getattr(raw, "rollback", None)
         if rollback is not None:
             rollback()
+        self._back_to_autocommit(raw)
+
+    def _back_to_autocommit(self, raw: Any) -> None:
+        if self._out_of_autocommit.pop(id(raw), None) is not None:
+            raw.autocommit = True
 
     def savepoint(self, raw: Any, name: str) -> None:
         """Set a savepoint."""
@@ -105,17 +138,24 @@ class Driver(BaseDriver):
 
     def ping(self, raw: Any) -> None:
         """Prove by a round trip that the server answers, or raise; leave no transaction behind."""
-        cursor = raw.cursor()
-        try:
-            cursor.execute("SELECT 1")
-            cursor.fetchall()
-        finally:
-            cursor.close()
+        if _has_no_parameters(_found(raw, "ping")):
+            if raw.ping() is False:
+                raise ConnectionError("ping() returned False")
+        else:
+            cursor = raw.cursor()
+            try:
+                cursor.execute("SELECT 1")
+                cursor.fetchall()
+            finally:
+                cursor.close()
         self.rollback(raw)
 
     def remember(self, raw: Any) -> Any:
         """Take down what `restore()` has to bring back: how the session is set up."""
-        return {name: getattr(raw, name) for name in self.session_attributes if hasattr(raw, name)}
+        names = self.session_attributes
+        if "autocommit" not in names and isinstance(_found(raw, "autocommit"), bool):
+            names = (*names, "autocommit")
+        return {name: getattr(raw, name) for name in names if hasattr(raw, name)}
 
     def restore(self, raw: Any, memory: Any) -> None:
         """Set up the session as it was, without I/O where nothing has changed."""
@@ -153,9 +193,35 @@ class Driver(BaseDriver):
         Returns:
             The function, or None where there is no way.
         """
+        threadsafety = getattr(self.module, "threadsafety", None)
+        stop = _found(raw, "interrupt") or _found(raw, "cancel")
+        if not isinstance(threadsafety, int) or threadsafety < _SHARED or not _wants_nothing(stop):
+            return None
+
+        def cancel(_ask: Callable[[], Mapping[str, Any]]) -> None:
+            self._cancelled[id(raw)] = raw
+            stop()
+
+        return cancel
 
     def absorb_cancel(self, raw: Any) -> None:
-        """Make sure that a cancel that came too late does not hit the next statement."""
+        """Make sure that a cancel that came too late does not hit the next statement.
+
+        Where it raises, what was open cannot be committed any more, and the connection is closed
+        on return.
+        """
+        if self._cancelled.pop(id(raw), None) is None:
+            return
+        for _ in range(2):  # the second has an answer of its own where the first was hit
+            with suppress(Exception):
+                self.command(raw, "SELECT 1")
+                break
+        raise PoolError("what a cancel has ended, nobody can say of this module")
+
+    def is_disconnect(self, error: BaseException, raw: Any) -> bool:
+        """Believe also in what the connection says of itself, if that is a plain value."""
+        closed = _found(raw, "closed")
+        return super().is_disconnect(error, raw) or (isinstance(closed, int) and bool(closed))
 
     def interrupted(self, cursor: Any) -> BaseException | None:
         """Make the error for a cursor that is half read, where a cancel ends that one too."""
@@ -195,3 +261,30 @@ class Driver(BaseDriver):
         into.extend(rows)
         kind: type = type(rows)
         return kind
+
+
+def _found(raw: Any, name: str) -> Any:
+    """Return what a connection has under a name that it need not know; None where it refuses."""
+    try:
+        return getattr(raw, name, None)
+    except Exception:  # noqa: BLE001 - a property may do anything
+        return None
+
+
+def _has_no_parameters(method: Any) -> bool:
+    """Tell whether a method is known to take nothing at all."""
+    try:
+        return not inspect.signature(method).parameters
+    except (TypeError, ValueError):  # no method, or one in C that does not tell
+        return False
+
+
+def _wants_nothing(method: Any) -> bool:
+    """Tell whether a method can be called without arguments, as far as it tells."""
+    try:
+        inspect.signature(method).bind()
+    except TypeError:  # no method, or it wants something
+        return False
+    except ValueError:  # one in C that does not tell, and would refuse by itself
+        return True
+    return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from asyncdbpool.drivers.base import BaseDriver
@@ -58,8 +59,21 @@ class NativeDriver(BaseDriver, ABC):
     # Connecting
 
     async def connect(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Make a connection."""
-        return await self.module.connect(*args, **kwargs)
+        """Make a connection.
+
+        Raises:
+            PoolError: The module is a blocking one.
+        """
+        pending = self.module.connect(*args, **kwargs)
+        if inspect.isawaitable(pending):
+            return await pending
+        with suppress(Exception):  # whatever it is, nobody else would close it
+            pending.close()
+        raise PoolError(
+            f"connect() of {self.module!r} returned {type(pending).__name__}, which cannot be "
+            f"awaited; {type(self).__name__} is for asyncio's drivers, a blocking one needs "
+            "a Driver"
+        )
 
     async def close(self, raw: Any) -> None:
         """Close the connection, taking leave of the server."""
