@@ -15,7 +15,7 @@ from support.subjects import Subject
 
 pytestmark = pytest.mark.needs("PEP 249")
 
-LEAST = 18  # of 35 pass with every driver; DuckDB's 20 are the fewest
+LEAST = 10  # of 35 pass with every driver; in Firebird a new table is of no use before a commit
 
 Judge = Callable[[str], Verdict]
 

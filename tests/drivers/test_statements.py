@@ -71,9 +71,10 @@ async def test_execute_counts_the_rows_that_it_changed(
     database: Database, subject: Subject, pool: ConnectionPool
 ) -> None:
     sets = [(n, f"item {n}") for n in (3, 4, 5)]
-    assert await pool.execute(database.inserts(1, 2)) == 2
-    assert await pool.execute("UPDATE wares SET name = 'other' WHERE id = 2") == 1
-    assert await pool.execute("DELETE FROM wares WHERE id = 7") == 0
+    update = "UPDATE wares SET name = 'other' WHERE id = 2"
+    assert await pool.execute(database.inserts(1, 2)) == subject.counted(2)
+    assert await pool.execute(update) == subject.counted(1)
+    assert await pool.execute("DELETE FROM wares WHERE id = 7") == subject.counted(0)
     many = await pool.execute_many(database.sql("INSERT INTO wares VALUES (?, ?)"), sets)
     assert many == subject.many
     async with pool.connection() as conn, conn.transaction():
@@ -83,7 +84,7 @@ async def test_execute_counts_the_rows_that_it_changed(
 
 
 async def test_a_one_shot_that_fails_leaves_nothing_and_its_connection_goes_on(
-    database: Database, pool: ConnectionPool
+    database: Database, subject: Subject, pool: ConnectionPool
 ) -> None:
     sql = database.sql("INSERT INTO wares VALUES (?, ?)")
     with pytest.raises(database.errors):
@@ -91,7 +92,7 @@ async def test_a_one_shot_that_fails_leaves_nothing_and_its_connection_goes_on(
     with pytest.raises(database.errors):
         await pool.fetch_all("SELECT nothing FROM wares")
     assert written(database) == []
-    assert await pool.execute(database.inserts(1)) == 1
+    assert await pool.execute(database.inserts(1)) == subject.counted(1)
     assert (pool.stats().created, pool.stats().discarded) == (1, 0)
 
 

@@ -46,6 +46,7 @@ class Database:
         begin: The statement that opens a transaction; None where every statement does.
         creates: Makes a table where it is not there.
         inserts: Makes a statement for rows of the table `wares`.
+        opens: Connects without a pool, where the module's own `connect` has no such keywords.
     """
 
     module: Any
@@ -60,6 +61,7 @@ class Database:
     begin: str | None = "BEGIN"
     creates: str = "CREATE TABLE IF NOT EXISTS {table} ({columns})"
     inserts: Callable[..., str] = insert
+    opens: Callable[..., Any] | None = None
 
     @property
     def native(self) -> bool:
@@ -82,7 +84,7 @@ class Database:
         """Make a blocking connection without a pool."""
         if self.twin is not None:
             return self.twin.connect()
-        return self.module.connect(**self.arguments)
+        return (self.opens or self.module.connect)(**self.arguments)
 
     def pool(self, **options: Any) -> ConnectionPool:
         """Make a pool; `options` may be connect keywords, too."""

@@ -23,6 +23,8 @@ _KNOWN = {
     "duckdb": "asyncdbpool.drivers.duckdb:DuckDBDriver",
     "pyodbc": "asyncdbpool.drivers.pyodbc:PyODBCDriver",
     "firebird.driver": "asyncdbpool.drivers.firebird:FirebirdDriver",
+    "adbc_driver_sqlite.dbapi": "asyncdbpool.drivers.adbc:ADBCSQLiteDriver",
+    "adbc_driver_postgresql.dbapi": "asyncdbpool.drivers.adbc:ADBCPostgreSQLDriver",
     "asyncpg": "asyncdbpool.drivers.asyncpg:AsyncpgDriver",
     "aiomysql": "asyncdbpool.drivers.aiomysql:AiomysqlDriver",
 }

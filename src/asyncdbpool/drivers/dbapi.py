@@ -173,6 +173,10 @@ class Driver(BaseDriver):
         """
         raise NotImplementedError
 
+    def new_error(self, kind: type[Exception], words: str) -> Exception:
+        """Make an error of the module's own; there are modules that want more than words."""
+        return kind(words)
+
     # Cancelling
 
     def canceller(

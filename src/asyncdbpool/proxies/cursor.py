@@ -83,10 +83,12 @@ class Cursor:
         """Go to the next result set; None at the end."""
         return await self._on_thread(self._core.call, "nextset", (), {})
 
+    @_optional
     async def setinputsizes(self, *sizes: Any) -> Any:
         """Tell the driver of the parameters that will come, as far as it minds."""
         return await self._call("setinputsizes", *sizes)
 
+    @_optional
     async def setoutputsize(self, *size: Any) -> Any:
         """Tell the driver of the columns that will come, as far as it minds."""
         return await self._call("setoutputsize", *size)
@@ -264,9 +266,10 @@ class Cursor:
     def _open(self) -> CursorCore:
         core = self._born_or_not()
         if core.closed:
-            module = self._lease.session.driver.module
-            error = getattr(module, "InterfaceError", getattr(module, "Error", PoolError))
-            raise error("this cursor is closed")
+            driver = self._lease.session.driver
+            general = getattr(driver.module, "Error", PoolError)
+            kind = getattr(driver.module, "InterfaceError", general)
+            raise driver.new_error(kind, "this cursor is closed")
         return core
 
     async def _on_thread(

@@ -137,6 +137,10 @@ class Subject:
         """Watch the database, for the length of a `with` block."""
         return observed(database, server, self.watch)
 
+    def counted(self, count: int) -> int:
+        """Return what `execute` says where it has changed so many rows."""
+        return count if self.has("counts") else -1
+
     def with_names(self, sql: str) -> str:
         """Put the driver's own placeholder for each `:name`."""
         return re.sub(r":(\w+)", self.named, sql)
@@ -154,6 +158,8 @@ _NAMES = (
     "pyodbc_mariadb",
     "pyodbc_sqlite",
     "firebird",
+    "adbc_sqlite",
+    "adbc_postgres",
     "asyncpg",
     "aiomysql",
 )
