@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import Any, ClassVar
@@ -517,3 +518,81 @@ async def test_credentials_that_take_too_long_are_called_by_their_name() -> None
     async with Fake().pool(credentials=credentials, connect_timeout=2) as pool:
         with pytest.raises(ConnectTimeout, match=r"(credentials|connecting) took longer than"):
             await pool.get()
+
+
+@virtual_time
+async def test_every_attempt_that_fails_and_every_second_of_connecting_counts() -> None:
+    fake = Fake()
+    fake.connect.once(ConnectionRefusedError(), ConnectionRefusedError(), 2.0, 3.0)
+    async with fake.pool(max_size=4, retry_connect=20, connect_timeout=5) as pool:
+        async with pool.connection(), pool.connection():
+            stats = pool.stats()
+            fake.connect.once(NEVER, NEVER)
+            for _ in range(2):
+                with pytest.raises(ConnectTimeout):
+                    await pool.get()
+            assert pool.stats().connect_errors == 4
+        assert stats.connect_errors == 2
+        assert stats.connect_seconds == pytest.approx(5.0, abs=0.01)
+
+
+@virtual_time
+async def test_an_open_whose_connect_takes_too_long_is_told_so() -> None:
+    fake = Fake()
+    fake.connect.once(9.0)
+    async with fake.pool(min_size=1, connect_timeout=5) as pool:
+        with pytest.raises(ConnectTimeout, match="goes on"):
+            await pool.open()
+
+
+@virtual_time
+async def test_the_driver_is_asked_for_a_timeout_with_all_the_arguments() -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    class Asked(FakeDriver):
+        def with_timeout(self, args: Any, kwargs: Any, seconds: float) -> dict[str, Any]:
+            asked.append((args, dict(kwargs), seconds))
+            return dict(kwargs)
+
+    fake = Fake()
+    async with fake.pool("dsn", user="me", driver=Asked(fake), connect_timeout=7) as pool:
+        assert await pool.fetch_val("SELECT n") == 1
+    assert asked == [(("dsn",), {"user": "me"}, 7)]
+
+
+@virtual_time
+async def test_a_setup_that_took_too_long_says_nothing_of_other_connections() -> None:
+    fake = Fake(sockets=True)
+
+    def setup(raw: Any) -> None:
+        with suppress(fake.Lost):  # so that the connection looks as if it were of use
+            raw.cursor().execute("SET search_path TO shop")
+
+    async with fake.pool(max_size=2, setup=setup, connect_timeout=5, timeout=20) as pool:
+        async with pool.connection():
+            fake.execute.once(NEVER)
+            with pytest.raises(ConnectTimeout):
+                await pool.get()
+        await settle()
+        assert (pool.idle, pool.stats().created) == (1, 2)
+
+
+@virtual_time
+async def test_a_server_that_was_never_there_is_asked_again_and_again_for_min_size() -> None:
+    fake = Fake()
+    fake.connect.always(ConnectionRefusedError())
+    async with fake.pool(min_size=1) as pool:
+        with pytest.raises(ConnectionRefusedError):
+            await pool.get()
+        await asyncio.sleep(20)
+        assert 4 <= fake.connect.calls <= 20
+        fake.connect.always(None)
+        await asyncio.sleep(31)
+        assert pool.idle == 1
+
+
+def test_only_so_many_answers_of_the_credentials_are_remembered() -> None:
+    arguments = ConnectArguments((), {})
+    for number in range(200):
+        arguments.note({"password": f"secret-{number:03}"})
+    assert arguments.redact("secret-199 secret-000") == "*** secret-000"

@@ -327,3 +327,34 @@ async def test_what_was_made_between_two_clears_is_closed_by_the_second() -> Non
             await pool.put(conn)
             await settle()
             assert (pool.size, pool.stats().closed) == (0, number + 1)
+
+
+@virtual_time
+async def test_after_a_pause_those_who_wait_get_their_connections_side_by_side() -> None:
+    fake = Fake()
+    fake.connect.always(1.0)
+    async with fake.pool(max_size=3) as pool:
+        await pool.open()
+        await pool.pause()
+        gets = [asyncio.create_task(pool.get()) for _ in range(3)]
+        await settle()
+        began = now()
+        pool.resume()
+        for conn in await asyncio.gather(*gets):
+            await pool.put(conn)
+        assert now() - began == pytest.approx(1.0, abs=0.01)
+
+
+@virtual_time
+async def test_a_smaller_pool_closes_no_more_than_it_has_to_while_a_close_takes_its_time() -> None:
+    fake = Fake()
+    fake.close.once(5.0)
+    async with fake.pool(max_size=2) as pool:
+        first, second = await pool.get(), await pool.get()
+        await pool.resize(max_size=1)
+        returning = asyncio.create_task(pool.put(first))
+        await settle()
+        await pool.put(second)
+        assert pool.idle == 1
+        await returning
+        assert (pool.size, pool.idle, fake.open) == (1, 1, 1)

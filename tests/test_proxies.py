@@ -482,3 +482,27 @@ async def test_what_the_class_tells_of_an_unborn_cursor_is_told_and_no_more() ->
         assert cursor.row_factory == factory, "a value, though it is a method of something's"
         assert await cursor.fetchone() == (2, 1)
         assert factory.__self__ is self
+
+
+@virtual_time
+async def test_a_fetch_that_has_not_begun_when_its_caller_goes_never_does() -> None:
+    fake = Fake(rows=2000)
+    async with fake.pool() as pool, pool.connection() as conn:
+        cursor = await conn.execute("SELECT n")
+        fake.execute.once(5.0)
+        busy = asyncio.create_task(conn.execute("UPDATE t"))
+        await settle()
+        doomed = asyncio.create_task(cursor.fetchall())
+        await settle()
+        doomed.cancel()
+        await asyncio.wait([doomed, busy])
+        assert await cursor.fetchone() == (1,), "no row has gone"
+
+
+@virtual_time
+async def test_fetches_of_several_tasks_get_their_rows_in_the_order_of_the_calls() -> None:
+    fake = Fake(rows=2000)
+    async with fake.pool() as pool, pool.connection() as conn:
+        cursor = await conn.execute("SELECT n")
+        many, one = await asyncio.gather(cursor.fetchmany(1000), cursor.fetchone())
+        assert (many[0], len(many), one) == ((1,), 1000, (1001,))

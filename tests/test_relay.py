@@ -1740,3 +1740,53 @@ async def test_a_deadlock_that_ends_with_one_refusal_costs_nobody_else_anything(
         await asyncio.wait(tasks)
         tasks[0].result()
         assert tasks[1].result() == 2
+
+
+def test_a_one_shot_that_was_taken_along_unheard_is_left_to_who_has_taken_it() -> None:
+    """Its caller goes after a thread has taken it, and before the event loop has heard of that."""
+
+    async def forsake() -> None:
+        async with Fake().pool(max_size=1) as pool:
+            await pool.fetch_val("SELECT n")
+            relay = engine_of(pool).relay
+            shot = Shot(relay, "fetch_val", ("SELECT n", None), "SELECT n")
+            (shot.record,) = engine_of(pool).stock.records
+            relay._forsake(shot, shot.future)
+            assert (shot.dropped, shot.future.cancelled()) == (True, True)
+            assert pool.stats().cancelled == 1
+
+    run_virtually(forsake)
+
+
+@virtual_time
+async def test_what_a_cancelled_one_shot_leaves_is_cleaned_as_the_pool_was_told() -> None:
+    fake = Fake(cancels=True)
+    cleaned: list[Any] = []
+    async with fake.pool(max_size=1, cleanup=cleaned.append) as pool:
+        fake.execute.once(NEVER)
+        task = ask(pool, 1)
+        await settle()
+        task.cancel()
+        await asyncio.wait([task])
+        await settle()
+        assert (len(cleaned), pool.idle) == (1, 1)
+
+
+@with_both_kinds
+def test_nothing_is_pending_where_one_shots_have_gone_from_hand_to_hand(kind: Kind) -> None:
+    async def relay() -> None:
+        asked = Asked(kind)
+        async with asked.fake.pool(max_size=1) as pool:
+            assert await asyncio.gather(*(ask(pool, n) for n in range(6))) == list(range(6))
+            assert [record.pending for record in engine_of(pool).stock.records] == [0]
+
+    run_virtually(relay)
+
+
+@virtual_time
+async def test_an_empty_line_has_nobody_to_look_after() -> None:
+    async with Fake().pool(max_size=1) as pool:
+        await pool.fetch_val("SELECT n")
+        line = line_of(pool)
+        line.rearm()
+        assert line._timer is None

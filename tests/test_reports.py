@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import inspect
+import sqlite3
 from typing import Any
 
 import pytest
@@ -344,3 +345,25 @@ async def test_a_one_shot_that_runs_is_told_by_its_statement() -> None:
         assert [lease.statement for lease in pool.dump()] == ["SELECT n"]
         fake.execute.release()
         await running
+
+
+@virtual_time
+async def test_the_dump_tells_whose_one_shot_runs() -> None:
+    fake = Fake()
+    fake.execute.once(5.0)
+    async with fake.pool() as pool:
+        task = asyncio.create_task(pool.fetch_val("SELECT n"), name="asks for n")
+        await asyncio.sleep(1)
+        (held,) = pool.dump()
+        assert (held.task, held.statement) == ("asks for n", "SELECT n")
+        await task
+
+
+def test_a_pool_without_a_name_is_named_after_its_module() -> None:
+    assert ConnectionPool(sqlite3, ":memory:").name.startswith("sqlite3")
+
+
+def test_what_is_given_twice_is_named_as_a_list() -> None:
+    twice: dict[str, Any] = {"timeout_a": 1, "timeout_b": 2}
+    with pytest.raises(TypeError, match=r"in connect_kwargs: timeout_a, timeout_b$"):
+        ConnectionPool(sqlite3, connect_kwargs=twice, **twice)

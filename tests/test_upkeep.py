@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import pytest
 
+from asyncdbpool._upkeep import Upkeep
 from asyncdbpool.testing import NEVER, Fake, now, settle, virtual_time
 
 
@@ -298,3 +299,55 @@ async def test_an_idle_connection_that_goes_says_why(
         await asyncio.sleep(30)
         assert pool.size == 0
     assert f"closing an idle connection: {why}\n" in caplog.text
+
+
+@virtual_time
+async def test_what_is_about_to_go_does_not_count_for_min_size() -> None:
+    fake = Fake()
+    async with fake.pool(min_size=2, max_size=4) as pool:
+        await pool.open()
+        fake.close.once(20.0, 20.0)
+        clearing = asyncio.create_task(pool.clear())
+        await settle()
+        await pool.put(await pool.get())
+        await settle()
+        assert (pool.idle, fake.connect.calls) == (2, 4), "the others are still being closed"
+        await clearing
+
+
+@pytest.mark.parametrize("options", [{"keepalive": 10.0}, {"leak_timeout": 10.0}])
+@virtual_time
+async def test_upkeep_looks_when_something_is_due_and_not_all_the_time(
+    options: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks: list[float] = []
+    tick = Upkeep.tick
+
+    def counted(upkeep: Upkeep) -> None:
+        ticks.append(now())
+        tick(upkeep)
+
+    monkeypatch.setattr(Upkeep, "tick", counted)
+    async with Fake().pool(max_size=2, **options) as pool:
+        async with pool.connection():
+            await asyncio.sleep(5)
+        async with pool.connection():
+            await asyncio.sleep(9)
+        await asyncio.sleep(30)
+    assert 2 <= len(ticks) <= 9
+
+
+@virtual_time
+async def test_a_short_keepalive_is_kept() -> None:
+    fake = Fake()
+    async with fake.pool(keepalive=0.1) as pool:
+        await pool.fetch_val("SELECT n")
+        await asyncio.sleep(1.05)
+        assert 8 <= fake.ping.calls <= 11
+
+
+@virtual_time
+async def test_a_pool_in_which_nothing_falls_due_has_no_timer() -> None:
+    async with Fake().pool(max_idle=0, max_age=0) as pool:
+        assert await pool.fetch_val("SELECT n") == 1
+        assert pool.size == 0

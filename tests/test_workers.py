@@ -404,3 +404,15 @@ async def test_threads_are_daemons_so_that_no_hung_call_keeps_the_process() -> N
     async with Fake().pool() as pool:
         await pool.put(await pool.get())
         assert [thread.daemon for thread in threads_of(pool)] == [True]
+
+
+async def test_a_last_will_that_fails_is_nobody_s_business(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    complaints: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", complaints.append)
+    worker = Executor(asyncio.get_running_loop(), 1, "shop").hire()
+    worker.last_will = lambda: 1 / 0
+    worker.dismiss()
+    worker._thread.join()  # type: ignore[attr-defined] # as above
+    assert complaints == []
