@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from asyncdbpool._queries import CHUNK
@@ -133,6 +134,8 @@ class CursorCore:
         raw = self.give_birth()
         self.assign()
         method = getattr(raw, name)
+        if name == "nextset":
+            method = partial(self._session.driver.next_result, raw)
         self._forget_rows()
         try:
             result = method(*args, **kwargs)

@@ -48,6 +48,11 @@ SOON = frozenset(
 
 
 def number(error: BaseException, module: Any) -> int | None:
-    """Return the number of a module's own error, None for any other."""
-    found = error.args[0] if isinstance(error, module.Error) and error.args else None
+    """Return the number of a module's own error, None for any other.
+
+    It comes as an attribute, or as the first argument.
+    """
+    if not isinstance(error, module.Error):
+        return None
+    found = getattr(error, "errno", error.args[0] if error.args else None)
     return found if isinstance(found, int) else None

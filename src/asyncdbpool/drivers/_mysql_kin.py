@@ -1,4 +1,4 @@
-"""What MySQLdb and PyMySQL have in common, the one being written after the other."""
+"""What the blocking drivers of MySQL and MariaDB have in common."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ __all__ = ["MySQLKin"]
 
 
 class MySQLKin(Driver):
-    """The server tells its state with an answer, autocommit is a method, a cancel is a `KILL`.
+    """The server tells its state with an answer, and a cancel is a `KILL`.
+
+    Autocommit is a pair of methods, unless a class says otherwise.
 
     Attributes:
         streaming: The module's class for cursors that take their rows from the wire, one by one.
+        container: What their `fetchmany()` gives.
     """
 
     database_keyword: ClassVar[str] = "database"
@@ -25,6 +28,7 @@ class MySQLKin(Driver):
     timeout_keyword: ClassVar[str | None] = "connect_timeout"
     can_reset: ClassVar[bool] = True
     streaming: ClassVar[str] = "SSCursor"
+    container: ClassVar[type] = tuple
 
     def is_blind_after_error(self, raw: Any) -> bool:
         """An error comes without the flag, and a statement that fails may have begun something.
@@ -45,8 +49,12 @@ class MySQLKin(Driver):
 
     def begin(self, raw: Any) -> None:
         """Begin by hand in autocommit only: elsewhere it would commit what went before."""
-        if raw.get_autocommit() and not self.in_transaction(raw):
+        if self.commits_each(raw) and not self.in_transaction(raw):
             self.command(raw, "BEGIN")
+
+    def commits_each(self, raw: Any) -> bool:
+        """Tell whether the connection is in autocommit."""
+        return bool(raw.get_autocommit())
 
     def remember(self, raw: Any) -> Any:
         """Autocommit is a method here, and the server tells its state with every answer."""
@@ -90,7 +98,7 @@ class MySQLKin(Driver):
         """Let a kill that came too late hit a statement that does nothing."""
         try:
             self.command(raw, "DO 0")
-        except self.module.OperationalError as error:
+        except self.module.Error as error:
             if _mysql.number(error, self.module) != _mysql.INTERRUPTED:
                 raise
             self.command(raw, "DO 0")
@@ -103,9 +111,11 @@ class MySQLKin(Driver):
         """A kill ends a streamed result, and one that was late must not wait behind it."""
         if not self.streams(cursor):
             return None
-        error: BaseException = self.module.OperationalError(
-            _mysql.INTERRUPTED, "Query execution was interrupted"
-        )
+        return self.error(_mysql.INTERRUPTED, "Query execution was interrupted")
+
+    def error(self, number: int, text: str) -> BaseException:
+        """Make an error like one of the module's own."""
+        error: BaseException = self.module.OperationalError(number, text)
         return error
 
     def fetch(self, cursor: Any, count: int, into: MutableSequence[Any]) -> type:
@@ -113,7 +123,7 @@ class MySQLKin(Driver):
         if not self.streams(cursor):
             return super().fetch(cursor, count, into)
         into.extend(islice(iter(cursor.fetchone, None), count))
-        return tuple
+        return self.container
 
     def is_disconnect(self, error: BaseException, raw: Any) -> bool:
         """A lost or killed connection, or a server that became read-only.

@@ -255,6 +255,10 @@ class Driver(BaseDriver):
         """Tell whether a fetch that comes back short leaves the position behind the last row."""
         return False
 
+    def next_result(self, cursor: Any) -> Any:
+        """Go on to a cursor's next result, as its `nextset()` does."""
+        return cursor.nextset()
+
     def close_cursor(self, cursor: Any) -> None:
         """Close a cursor."""
         cursor.close()

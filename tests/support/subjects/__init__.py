@@ -162,6 +162,7 @@ _NAMES = (
     "adbc_postgres",
     "asyncpg",
     "aiomysql",
+    "mariadb",
 )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["DOUBLE", "by_position", "with_db"]
+__all__ = ["DOUBLE", "by_position", "plainly", "with_db"]
 
 DOUBLE = "CREATE OR REPLACE PROCEDURE doubled(IN number INTEGER) SELECT number * 2 AS twice"
 
@@ -18,3 +18,8 @@ def by_position(login: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, An
 def with_db(login: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keywords with the classic names."""
     return {{"database": "db", "password": "passwd"}.get(k, k): v for k, v in login.items()}
+
+
+def plainly(login: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keywords without the character set, where a module has no choice of it."""
+    return {key: value for key, value in login.items() if key != "charset"}
