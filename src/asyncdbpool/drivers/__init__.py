@@ -20,6 +20,7 @@ _KNOWN = {
     "psycopg": "asyncdbpool.drivers.psycopg:PsycopgDriver",
     "MySQLdb": "asyncdbpool.drivers.mysqldb:MySQLdbDriver",
     "pymysql": "asyncdbpool.drivers.pymysql:PyMySQLDriver",
+    "mysql.connector": "asyncdbpool.drivers.mysql_connector:MySQLConnectorDriver",
     "mariadb": "asyncdbpool.drivers.mariadb:MariaDBDriver",
     "duckdb": "asyncdbpool.drivers.duckdb:DuckDBDriver",
     "pyodbc": "asyncdbpool.drivers.pyodbc:PyODBCDriver",

@@ -163,6 +163,7 @@ _NAMES = (
     "asyncpg",
     "aiomysql",
     "mariadb",
+    "mysql_connector",
 )
 
 
