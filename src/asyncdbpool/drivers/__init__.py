@@ -29,6 +29,7 @@ _KNOWN = {
     "adbc_driver_postgresql.dbapi": "asyncdbpool.drivers.adbc:ADBCPostgreSQLDriver",
     "asyncpg": "asyncdbpool.drivers.asyncpg:AsyncpgDriver",
     "aiomysql": "asyncdbpool.drivers.aiomysql:AiomysqlDriver",
+    "asyncmy": "asyncdbpool.drivers.asyncmy:AsyncmyDriver",
 }
 
 _REGISTERED = Registered()

@@ -164,6 +164,7 @@ _NAMES = (
     "aiomysql",
     "mariadb",
     "mysql_connector",
+    "asyncmy",
 )
 
 
