@@ -4,7 +4,8 @@ What it leaves to each driver is filled in; else it runs as it is.
 """
 
 import unittest
-from contextlib import suppress
+import warnings
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +19,18 @@ __all__ = ["TESTS", "Verdict", "judged"]
 
 _PLACEHOLDERS = {"test_setoutputsize"}  # it only asks for another; ..._basic is the suite's own
 
-_LOWER = "CREATE OR REPLACE PROCEDURE lower(IN word VARCHAR(20)) SELECT LOWER(word)"
+_LOWERED = {
+    "mariadb": "CREATE OR REPLACE PROCEDURE lowered(IN word VARCHAR(20)) SELECT LOWER(word)",
+    "firebird": (
+        "CREATE OR ALTER PROCEDURE lowered(word VARCHAR(20)) RETURNS (low VARCHAR(20)) AS"
+        " BEGIN low = LOWER(word); SUSPEND; END"
+    ),
+}
+"""Makes what `callproc()` calls, where that cannot be the function `lower`."""
 
 
 class _Compliance(dbapi20.DatabaseAPI20Test):  # type: ignore[misc] # no types
-    """The suite, for one driver and database.
-
-    It closes the connections that it leaves behind, as each leaves the tables that it has made.
-    """
+    """The suite, for one driver and database; it closes what its tests leave open."""
 
     subject: Subject
     database: Database
@@ -43,22 +48,33 @@ class _Compliance(dbapi20.DatabaseAPI20Test):  # type: ignore[misc] # no types
                 connection.close()
         super().tearDown()
 
+    def executeDDL1(self, cursor: Any) -> None:  # noqa: N802 - the suite's name
+        super().executeDDL1(cursor)
+        self._commit_table(cursor)
+
+    def executeDDL2(self, cursor: Any) -> None:  # noqa: N802 - as above
+        super().executeDDL2(cursor)
+        self._commit_table(cursor)
+
+    def _commit_table(self, cursor: Any) -> None:
+        if self.database.server == "firebird":  # which cannot use it before
+            cursor.connection.commit()
+
     def test_nextset(self) -> None:
         """See, where there can be two results, that both are there; the suite leaves this out."""
-        cursor = self._connect().cursor()
-        if not hasattr(cursor, "nextset"):
-            return
-        one, two = (self.database.select(n) for n in (1, 2))
-        if not self.subject.has("result sets"):
-            cursor.execute(one)
-            with suppress(self.driver.NotSupportedError):
+        with closing(self._connect()) as connection:
+            cursor = connection.cursor()
+            one, two = (self.database.select(n) for n in (1, 2))
+            if self.subject.has("result sets"):
+                cursor.execute(f"{one}; {two}")
+                assert cursor.fetchone()[0] == 1
+                assert cursor.nextset()
+                assert cursor.fetchone()[0] == 2
                 assert not cursor.nextset()
-            return
-        cursor.execute(f"{one}; {two}")
-        assert cursor.fetchone()[0] == 1
-        assert cursor.nextset()
-        assert cursor.fetchone()[0] == 2
-        assert not cursor.nextset()
+            elif hasattr(cursor, "nextset"):
+                cursor.execute(one)
+                with suppress(self.driver.NotSupportedError):
+                    assert not cursor.nextset()
 
 
 TESTS = sorted({*unittest.TestLoader().getTestCaseNames(_Compliance)} - _PLACEHOLDERS)
@@ -86,15 +102,25 @@ class Verdict:
     pooled: Failure | None
 
 
-def judged(test: str, subject: Subject, database: Database) -> Verdict:
+def judged(test: str, subject: Subject, place: Any) -> Verdict:
     """Run a test with a driver, and once more through pools."""
-    if database.server == "mariadb":
-        database.change(_LOWER)
-    arguments = {**database.arguments, **subject.several}
-    settled = {"subject": subject, "database": database, "connect_kw_args": arguments}
+    kin, database = subject.like.describe(place), subject.database(place)
+    # The keywords may be for the pool's driver, which translates them; the first way is not.
+    ways = {**subject.ways(kin.arguments), "by keywords": ((), database.arguments)}
+    args, kwargs = next(iter(ways.values()))
+    settled = {
+        "subject": subject,
+        "database": database,
+        "connect_args": args,
+        "connect_kw_args": {**kwargs, **subject.several},
+    }
+    if subject.like.place in _LOWERED:
+        kin.change(_LOWERED[subject.like.place])
+        settled["lower_func"] = "lowered"
     case = type("Case", (_Compliance,), settled)
-    with facade(database.module) as module:
-        return Verdict(_outcome(case, test, database.module), _outcome(case, test, module))
+    with warnings.catch_warnings(), facade(subject.module) as module:
+        warnings.simplefilter("ignore", UserWarning)  # PEP 249 wants one for `connection.Error`
+        return Verdict(_outcome(case, test, subject.module), _outcome(case, test, module))
 
 
 def _outcome(case: type[_Compliance], test: str, module: Any) -> Failure | None:
