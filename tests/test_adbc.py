@@ -215,6 +215,16 @@ async def test_a_failure_that_nobody_minded_is_not_taken_for_a_commit(
 
 
 @ON_POSTGRES
+async def test_a_cursor_has_adbc_s_own_methods_before_its_first_statement(
+    database: Database, pool: ConnectionPool
+) -> None:
+    table = pyarrow.table({"id": pyarrow.array([1, 2], pyarrow.int32()), "name": ["a", "b"]})
+    async with pool.transaction() as conn:
+        assert await conn.cursor().adbc_ingest("wares", table, mode="append") == 2
+    assert written(database) == [1, 2]
+
+
+@ON_POSTGRES
 async def test_what_was_ingested_is_rolled_back_with_the_rest(
     database: Database, pool: ConnectionPool
 ) -> None:

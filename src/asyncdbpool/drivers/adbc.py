@@ -164,6 +164,10 @@ class ADBCPostgreSQLDriver(ADBCDriver, LibpqDriver):
         cancel = raw.adbc_cancel
         return lambda _ask: cancel()
 
+    def cursor_kind(self, cursor: Any) -> type:
+        """The class of ADBC's own, which has the methods."""
+        return type(cursor.native)
+
     def is_disconnect(self, error: BaseException, raw: Any) -> bool:
         """A lost connection, an administrator's shutdown, or a server that became read-only."""
         return _postgres.is_lost(self._code(error)) or raw.status == "unknown"
