@@ -203,6 +203,17 @@ async def test_autocommit_is_an_attribute_and_the_next_borrower_finds_it_as_it_w
 
 
 @ON_POSTGRES
+async def test_the_schema_that_a_borrower_has_chosen_ends_with_its_lease(
+    pool: ConnectionPool,
+) -> None:
+    async with pool.connection() as conn:
+        before = conn.adbc_current_db_schema
+        conn.adbc_current_db_schema = "information_schema"
+        assert await conn.fetch_val("SELECT current_schema()") == "information_schema"
+    assert await pool.fetch_val("SELECT current_schema()") == before
+
+
+@ON_POSTGRES
 async def test_a_failure_that_nobody_minded_is_not_taken_for_a_commit(
     database: Database, pool: ConnectionPool
 ) -> None:

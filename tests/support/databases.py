@@ -46,7 +46,7 @@ class Database:
         begin: The statement that opens a transaction; None where every statement does.
         creates: Makes a table where it is not there.
         inserts: Makes a statement for rows of the table `wares`.
-        opens: Connects without a pool, where the module's own `connect` has no such keywords.
+        own: The same arguments as the module itself takes them, where the library takes others.
     """
 
     module: Any
@@ -61,7 +61,7 @@ class Database:
     begin: str | None = "BEGIN"
     creates: str = "CREATE TABLE IF NOT EXISTS {table} ({columns})"
     inserts: Callable[..., str] = insert
-    opens: Callable[..., Any] | None = None
+    own: Mapping[str, Any] | None = None
 
     @property
     def native(self) -> bool:
@@ -84,7 +84,12 @@ class Database:
         """Make a blocking connection without a pool."""
         if self.twin is not None:
             return self.twin.connect()
-        return (self.opens or self.module.connect)(**self.arguments)
+        return self.module.connect(**self.plain)
+
+    @property
+    def plain(self) -> Mapping[str, Any]:
+        """What the module's own `connect()` takes."""
+        return self.arguments if self.own is None else self.own
 
     def pool(self, **options: Any) -> ConnectionPool:
         """Make a pool; `options` may be connect keywords, too."""

@@ -80,6 +80,7 @@ class Subject:
         like: The database that it is for.
         module: What a pool is made with.
         arguments: Makes its connect keywords of those of the database's own description.
+        own: The same, as the module itself takes them, where the library takes others.
         ways: The same, for every other way to connect that it offers: positional arguments
             and keywords.
         changes: What else is not as in the database's description: the placeholder, say.
@@ -102,6 +103,7 @@ class Subject:
     like: Kind
     module: Any
     arguments: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+    own: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     ways: Callable[[Mapping[str, Any]], Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]]] = (
         lambda _login: {}
     )
@@ -131,7 +133,10 @@ class Subject:
         kin = self.like.describe(place)
         twin = kin if self.native else None
         arguments = self.arguments(kin.arguments)
-        return replace(kin, module=self.module, arguments=arguments, twin=twin, **self.changes)
+        own = self.own and self.own(kin.arguments)
+        return replace(
+            kin, module=self.module, arguments=arguments, own=own, twin=twin, **self.changes
+        )
 
     def activity(self, database: Database, server: Server | None) -> Any:
         """Watch the database, for the length of a `with` block."""

@@ -1,7 +1,6 @@
 """ADBC's driver for PostgreSQL."""
 
 from dataclasses import replace
-from typing import Any
 
 import adbc_driver_postgresql.dbapi
 
@@ -9,22 +8,18 @@ from support.subjects import POSTGRES, Subject
 from support.subjects.arrow import WITHOUT
 from support.subjects.postgres import dsn, url
 
-
-def connected(**login: Any) -> Any:
-    return adbc_driver_postgresql.dbapi.connect(dsn(login))
-
-
 SUBJECT = Subject(
     name="ADBC (PostgreSQL)",
     package="adbc-driver-postgresql",
     like=replace(POSTGRES, setting=(POSTGRES.setting[0], "SELECT current_setting('work_mem')")),
     module=adbc_driver_postgresql.dbapi,
+    own=lambda login: {"uri": dsn(login)},
     ways=lambda login: {
         "by a string": ((dsn(login),), {}),
         "by a URL": ((), {"uri": url(login)}),
         "by a URL and keywords": ((url({**login, "database": "nowhere"}),), dict(login)),
     },
-    changes={"placeholder": "$", "opens": connected},
+    changes={"placeholder": "$"},
     without={
         **WITHOUT,
         "mappings": "PostgreSQL's own parameters have numbers",
