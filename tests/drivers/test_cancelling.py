@@ -40,6 +40,7 @@ async def test_a_one_shot_that_takes_too_long_leaves_its_connection_to_the_next(
     database: Database, subject: Subject, pools: Pools, activity: Activity
 ) -> None:
     pool = pools(max_size=1)
+    await pool.fetch_val(database.select(1))  # some drivers ask things when they connect
     for work in (pool.fetch_val(activity.endless), pool.run(subject.saying(activity.endless))):
         task = asyncio.create_task(work)
         await activity.begins()

@@ -40,7 +40,7 @@ async def cancelled_without_an_answer(
     loop = asyncio.get_running_loop()
     slow = activity.saying("nobody asks", 1.5)  # since it may be that nobody can cancel it
     async with activity.pool(max_size=1, cancel_grace=0.5) as pool:
-        await pool.fetch_val("SELECT 1")  # a connect may run statements, too
+        await pool.fetch_val(activity.database.select(1))  # a connect may run statements, too
         task = asyncio.create_task(pool.fetch_one(slow))
         await activity.begins()
         with frozen(server):

@@ -25,5 +25,8 @@ SUBJECT = Subject(
     commit_each=by_a_method,
     procedure=DOUBLE,
     several={"client_flag": asyncmy.constants.CLIENT.MULTI_STATEMENTS},
-    without={"closed cursors": "asyncmy's own still answer"},
+    without={
+        "closed cursors": "asyncmy's own still answer",
+        "PEP 249": "asyncmy is asyncio's own and no module of PEP 249's",
+    },
 )
