@@ -175,7 +175,7 @@ async def test_a_closed_cursor_can_be_closed_again_and_no_more(
         cursor = await on_a_new_cursor(conn, database.rows(3))
         await cursor.close()
         await cursor.close()
-        assert not cursor
+        assert not cursor or database.native, "a native driver's own tells by errors"
         for use in (cursor.fetchone, cursor.fetchall, cursor.fetchmany):
             with pytest.raises(database.errors):
                 await use()
@@ -191,13 +191,13 @@ async def test_several_results_are_read_one_after_the_other(
     async with pool.connection() as conn, conn.cursor() as cursor:
         await cursor.execute(f"{one}; {two}")
         first = [tuple(row) for row in await cursor.fetchall()]
-        assert await cursor.nextset()
+        assert await moved_on(cursor)
         second = [tuple(row) for row in await cursor.fetchall()]
         assert (first, second) == ([(1,)], [(2,)])
-        assert not await cursor.nextset()
+        assert not await moved_on(cursor)
         await cursor.execute(f"{database.rows(600)}; {two}")
         assert tuple(await cursor.fetchone()) == (1, "row 1")
-        assert await cursor.nextset(), "the rows that were read ahead are of the past"
+        assert await moved_on(cursor), "the rows that were read ahead are of the past"
         assert [tuple(row) async for row in cursor] == [(2,)]
 
 
@@ -222,6 +222,12 @@ async def on_a_new_cursor(conn: Any, sql: str) -> Any:
     cursor = await conn.cursor()
     await cursor.execute(sql)
     return cursor
+
+
+async def moved_on(cursor: Any) -> bool:
+    """Go to the next result; psycopg's asynchronous cursors have it there already."""
+    answer = cursor.nextset()
+    return bool(await answer if inspect.isawaitable(answer) else answer)
 
 
 def asking_blockingly(raw: Any, steps: list[Step]) -> list[Any]:

@@ -27,6 +27,7 @@ _KNOWN = {
     "firebird.driver": "asyncdbpool.drivers.firebird:FirebirdDriver",
     "adbc_driver_sqlite.dbapi": "asyncdbpool.drivers.adbc:ADBCSQLiteDriver",
     "adbc_driver_postgresql.dbapi": "asyncdbpool.drivers.adbc:ADBCPostgreSQLDriver",
+    "psycopg.AsyncConnection": "asyncdbpool.drivers.psycopg_async:PsycopgAsyncDriver",
     "asyncpg": "asyncdbpool.drivers.asyncpg:AsyncpgDriver",
     "aiomysql": "asyncdbpool.drivers.aiomysql:AiomysqlDriver",
     "asyncmy": "asyncdbpool.drivers.asyncmy:AsyncmyDriver",
@@ -42,16 +43,27 @@ def find_driver(module: Any) -> BaseDriver:
     Looks among the library's own, then among those that other packages register in the
     entry-point group `asyncdbpool.drivers` (the entry point's name is the module's name, its
     value a subclass of `Driver` or `NativeDriver`), and takes the generic one for PEP 249 where
-    nobody knows the module.
+    nobody knows the module. A class that has a `connect` goes by its module's name and its own,
+    or by those of a class that it is derived from.
 
     Raises:
         TypeError: The module has no `connect()`.
         PoolError: The driver that is registered cannot be made, or two are.
     """
+    for name in _names(module):
+        if name in _KNOWN:
+            path, _, attribute = _KNOWN[name].partition(":")
+            made: BaseDriver = getattr(import_module(path), attribute)(module)
+            return made
+        registered = _REGISTERED.make(name, module)
+        if registered is not None:
+            return registered
+    return Driver(module)
+
+
+def _names(module: Any) -> list[str]:
+    """Return what a module, or a class in place of one, is found by."""
     name = getattr(module, "__name__", type(module).__name__)
-    if name in _KNOWN:
-        path, _, attribute = _KNOWN[name].partition(":")
-        made: BaseDriver = getattr(import_module(path), attribute)(module)
-        return made
-    registered = _REGISTERED.make(name, module)
-    return Driver(module) if registered is None else registered
+    if not isinstance(module, type):
+        return [name]
+    return [name, *(f"{each.__module__}.{each.__qualname__}" for each in module.__mro__)]

@@ -13,19 +13,28 @@ from contextlib import suppress
 from typing import Any, ClassVar
 
 from asyncdbpool.drivers import _postgres
-from asyncdbpool.drivers.base import Unanswered, error_text, system_says
+from asyncdbpool.drivers.base import BaseDriver, Unanswered, error_text, system_says
 from asyncdbpool.drivers.dbapi import Driver
 
-__all__ = ["IDLE", "UNKNOWN", "Cancel", "LibpqDriver", "functions_of", "patience_of"]
+__all__ = [
+    "FAILED",
+    "IDLE",
+    "UNKNOWN",
+    "Cancel",
+    "Libpq",
+    "LibpqDriver",
+    "functions_of",
+    "patience_of",
+]
 
 _PATIENCE = 10.0  # seconds that a cancel may take, where no connect timeout is set
 
 IDLE = 0  # enum PGTransactionStatusType
-_FAILED = 3
+FAILED = 3
 UNKNOWN = 4
 
 
-class LibpqDriver(Driver):
+class Libpq(BaseDriver):
     """libpq knows the transaction's state from every answer, and its socket.
 
     Attributes:
@@ -54,22 +63,6 @@ class LibpqDriver(Driver):
         status = raw.info.transaction_status
         return None if status == UNKNOWN else bool(status != IDLE)
 
-    def begin(self, raw: Any) -> None:
-        """Begin by hand in autocommit; otherwise the first statement does."""
-        if raw.autocommit:
-            self.command(raw, "BEGIN")
-
-    def confirm(self, raw: Any) -> None:
-        """Have a failed transaction raise its error; COMMIT would be answered with ROLLBACK."""
-        if raw.info.transaction_status == _FAILED:
-            self.command(raw, "SELECT 1")
-
-    def reset(self, raw: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """`DISCARD ALL`, which wants to be outside of a transaction."""
-        self.rollback(raw)
-        raw.autocommit = True
-        self.command(raw, "DISCARD ALL")
-
     def is_disconnect(self, error: BaseException, raw: Any) -> bool:
         """A closed connection, an administrator's shutdown, or a server that became read-only."""
         return bool(raw.closed) or _postgres.is_lost(self._code(error))
@@ -84,6 +77,26 @@ class LibpqDriver(Driver):
 
     def _code(self, error: BaseException) -> Any:
         return getattr(error, self.code_attribute, None)
+
+
+class LibpqDriver(Libpq, Driver):
+    """What blocking modules do with it."""
+
+    def begin(self, raw: Any) -> None:
+        """Begin by hand in autocommit; otherwise the first statement does."""
+        if raw.autocommit:
+            self.command(raw, "BEGIN")
+
+    def confirm(self, raw: Any) -> None:
+        """Have a failed transaction raise its error; COMMIT would be answered with ROLLBACK."""
+        if raw.info.transaction_status == FAILED:
+            self.command(raw, "SELECT 1")
+
+    def reset(self, raw: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """`DISCARD ALL`, which wants to be outside of a transaction."""
+        self.rollback(raw)
+        raw.autocommit = True
+        self.command(raw, "DISCARD ALL")
 
 
 class Cancel:

@@ -2,42 +2,30 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from asyncdbpool.drivers._libpq import IDLE, Cancel, LibpqDriver, functions_of, patience_of
+from asyncdbpool.drivers._libpq import IDLE, Cancel, LibpqDriver, patience_of
+from asyncdbpool.drivers._psycopg3 import SESSION, Psycopg3, characteristics, libpq_of
 from asyncdbpool.drivers.base import Unanswered
 from asyncdbpool.drivers.dbapi import Canceller
 
 __all__ = ["PsycopgDriver"]
 
 
-class PsycopgDriver(LibpqDriver):
+class PsycopgDriver(Psycopg3, LibpqDriver):
     """psycopg begins with the transaction's characteristics, and cancels without the GIL."""
 
-    dsn_keyword: ClassVar[str] = "conninfo"
-    code_attribute: ClassVar[str] = "sqlstate"
-    session_attributes: ClassVar[tuple[str, ...]] = (
-        "autocommit",
-        "isolation_level",
-        "read_only",
-        "deferrable",
-        "row_factory",
-        "cursor_factory",
-        "server_cursor_factory",
-        "prepare_threshold",
-        "prepared_max",
-    )
+    session_attributes: ClassVar[tuple[str, ...]] = SESSION
 
     def __init__(self, module: Any) -> None:
         super().__init__(module)
-        self._libpq = None if _cancels_safely(module) else functions_of(_extension(module))
+        self._libpq = libpq_of(module)
 
     def begin(self, raw: Any) -> None:
         """Begin by hand in autocommit, as the module does elsewhere."""
         if raw.autocommit and raw.info.transaction_status == IDLE:
-            self.command(raw, " ".join(["BEGIN", *_characteristics(raw)]))
+            self.command(raw, " ".join(["BEGIN", *characteristics(raw)]))
 
     def ping(self, raw: Any) -> None:
         """Ask with an empty statement, in one round trip."""
@@ -80,25 +68,3 @@ class PsycopgDriver(LibpqDriver):
     def goes_behind(self, cursor: Any) -> bool:
         """A named cursor's position is the server's own."""
         return hasattr(cursor, "name")
-
-
-def _characteristics(raw: Any) -> list[str]:
-    """Return the words of `BEGIN` for what is set on the connection; None leaves it open."""
-    words: list[str] = []
-    if raw.isolation_level is not None:
-        words.append("ISOLATION LEVEL " + raw.isolation_level.name.replace("_", " "))
-    if raw.read_only is not None:
-        words.append("READ ONLY" if raw.read_only else "READ WRITE")
-    if raw.deferrable is not None:
-        words.append("DEFERRABLE" if raw.deferrable else "NOT DEFERRABLE")
-    return words
-
-
-def _cancels_safely(module: Any) -> bool:
-    """Tell whether `cancel_safe()` releases the GIL: by libpq 17, or called by ctypes."""
-    return bool(module.pq.__impl__ == "python" or module.capabilities.has_cancel_safe())
-
-
-def _extension(module: Any) -> Any:
-    """Return the extension module that the module reaches libpq by."""
-    return sys.modules.get(f"psycopg_{module.pq.__impl__}.pq")

@@ -83,6 +83,9 @@ class Guest:
         return self._wait().__await__()
 
     async def _wait(self) -> Any:
+        if not inspect.isawaitable(self._raw):  # a cursor that is there already
+            self._lease.check()
+            return self
         result = await self._lease.call(_session(self._lease).wait_for, self._raw)
         return _shown(self._connection, self._lease, result)
 

@@ -165,6 +165,7 @@ _NAMES = (
     "firebird",
     "adbc_sqlite",
     "adbc_postgres",
+    "psycopg_async",
     "asyncpg",
     "aiomysql",
     "mariadb",
