@@ -163,6 +163,7 @@ async def test_a_server_s_cursor_is_read_in_its_turn_and_goes_with_a_cancelled_f
             with pytest.raises(PoolError, match="rows of this cursor went"):
                 await slow.fetchone()
             await conn.rollback()
+            await slow.close()
             assert await conn.fetch_val("SELECT 7") == 7
         assert pool.stats().created == 1
 
