@@ -28,5 +28,8 @@ SUBJECT = Subject(
     by_name={"row_factory": psycopg.rows.dict_row},
     saying=on_a_cursor,
     commit_each=by_a_coroutine,
-    without={"procedures": "psycopg 3 has no callproc()"},
+    without={
+        "procedures": "psycopg 3 has no callproc()",
+        "PEP 249": "psycopg's connections for asyncio are no module of PEP 249's",
+    },
 )
