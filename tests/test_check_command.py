@@ -254,9 +254,9 @@ def test_a_server_that_hangs_ends_the_check_in_time(
     getattr(fake, gate).always(NEVER)
     began = time.monotonic()
     with installed(monkeypatch, fake, FakeDriver):
-        code, _, err = run("fakedb", "--timeout", "0.2")
+        code, _, err = run("fakedb", "--timeout", "0.5")
     assert time.monotonic() - began < 30
-    assert (code, err) == (1, "asyncdbpool: fakedb: connected, but no answer within 0.2 s\n")
+    assert (code, err) == (1, "asyncdbpool: fakedb: connected, but no answer within 0.5 s\n")
 
 
 def test_a_limit_that_does_not_come_ends_the_check_in_time(
@@ -272,11 +272,11 @@ def test_a_limit_that_does_not_come_ends_the_check_in_time(
 
     fake = Fake(rows=rows)
     with installed(monkeypatch, fake, FakeDriver):
-        code, out, err = run("fakedb", "--timeout", "0.2")
+        code, out, err = run("fakedb", "--timeout", "0.5")
     hang.release()
     assert code == 1
     assert report(out)["driver"].startswith("FakeDriver, the library's own")
-    assert "no answer within 0.2 s" in err
+    assert "no answer within 0.5 s" in err
 
 
 def test_a_driver_that_breaks_in_between_is_told(

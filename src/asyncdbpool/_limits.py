@@ -111,7 +111,7 @@ DATABASES = (
         "SQLite",
         sign="SELECT sqlite_version()",
         slow=(
-            "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 30000000) "
+            "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 100000000) "
             "SELECT max(n) FROM c"
         ),
         bounds="no limit: the database is in this process, and one connection writes at a time",
