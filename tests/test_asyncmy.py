@@ -12,8 +12,6 @@ import pytest
 
 from asyncdbpool.drivers.asyncmy import AsyncmyDriver
 from support.access import backend, kill
-from support.activity import Activity
-from support.cancelling import cancelled_at_any_moment, cancelled_without_an_answer
 from support.databases import Database, expected
 from support.servers import MariaDBServer
 from support.subjects.asyncmy import SUBJECT
@@ -129,18 +127,6 @@ async def test_a_ping_tells_a_killed_connection_and_makes_no_other(
 
 # ------------------------------------------------------------------------------------------------
 # Cancelling
-
-
-async def test_a_cancel_at_any_moment_hits_its_statement_or_none(activity: Activity) -> None:
-    async with activity.pool(max_size=1) as pool:
-        await cancelled_at_any_moment(activity, pool, 60)
-
-
-@pytest.mark.realtime
-async def test_a_cancel_that_the_server_does_not_answer_holds_nobody_up(
-    activity: Activity, mariadb: MariaDBServer
-) -> None:
-    await cancelled_without_an_answer(activity, mariadb)
 
 
 STREAM = "SELECT seq, REPEAT('x', 20000), IF(seq > 300, SLEEP(0.01), 0) FROM seq_1_to_1000"

@@ -12,7 +12,6 @@ import pytest
 from asyncdbpool.drivers.mariadb import MariaDBDriver
 from support.access import backend, kill, tell
 from support.activity import Activity
-from support.cancelling import cancelled_at_any_moment, cancelled_without_an_answer
 from support.databases import Database, expected
 from support.servers import MariaDBServer
 from support.subjects.mariadb import SUBJECT
@@ -124,18 +123,6 @@ def ping(raw: Any) -> None:
 
 # ------------------------------------------------------------------------------------------------
 # Cancelling
-
-
-async def test_a_cancel_at_any_moment_hits_its_statement_or_none(activity: Activity) -> None:
-    async with activity.pool(max_size=1) as pool:
-        await cancelled_at_any_moment(activity, pool, 60)
-
-
-@pytest.mark.realtime
-async def test_a_cancel_that_the_server_does_not_answer_holds_nobody_up(
-    activity: Activity, mariadb: MariaDBServer
-) -> None:
-    await cancelled_without_an_answer(activity, mariadb)
 
 
 STREAM = "SELECT seq, REPEAT('x', 20000), IF(seq > 300, SLEEP(0.01), 0) FROM seq_1_to_1000"
@@ -253,10 +240,12 @@ async def test_a_connection_that_its_borrower_has_closed_is_lost(database: Datab
         raw.close()
 
     async with database.opened(max_size=1) as pool:
-        async with pool.connection() as conn:
+        async with pool.connection() as conn, conn.cursor() as cursor:
+            await cursor.execute("SELECT 1")
             await conn.run(close)
-            with pytest.raises(module.ProgrammingError):
-                await conn.execute("SELECT 1")
+            for use in (conn, cursor):
+                with pytest.raises(module.ProgrammingError):
+                    await use.execute("SELECT 1")
         assert await pool.fetch_val("SELECT 7") == 7
         assert (pool.stats().created, pool.stats().discarded) == (2, 1)
 

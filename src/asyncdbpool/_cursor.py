@@ -153,7 +153,7 @@ class CursorCore:
         self.gives_rows = False
 
     def _take_note(self) -> None:
-        self.description = self.raw.description
+        self.description = self._session.driver.describe(self.raw)
         self.lastrowid = getattr(self.raw, "lastrowid", None)
         self._rowcount = self._later_rowcount = getattr(self.raw, "rowcount", -1)
 

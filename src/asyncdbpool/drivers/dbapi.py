@@ -247,6 +247,10 @@ class Driver(BaseDriver):
             for name in dir(cursor_class)
         )
 
+    def describe(self, cursor: Any) -> Any:
+        """Return a cursor's `description`, also where its statement has failed."""
+        return cursor.description
+
     def gives_rows(self, cursor: Any) -> bool:
         """Tell whether the statement just run has rows to fetch."""
         return cursor.description is not None

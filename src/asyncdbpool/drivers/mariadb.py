@@ -90,6 +90,10 @@ class MariaDBDriver(MySQLKin):
             for _, number, text in asking.fetchall():
                 raise self.error(number, text)
 
+    def describe(self, cursor: Any) -> Any:
+        """Leave a cursor alone whose connection is closed: the module would crash."""
+        return None if cursor.connection._closed else cursor.description  # noqa: SLF001 - as above
+
     def next_result(self, cursor: Any) -> Any:
         """Stay at the end of the last result: behind it the module's cursor would crash."""
         if cursor.description is None:
