@@ -229,3 +229,13 @@ def test_a_timeout_goes_to_libpq_unless_there_is_one(monkeypatch: pytest.MonkeyP
     own = {"conninfo": "connect_timeout=1"}
     assert driver.with_timeout((), {"host": "a"}, 0.5) == {"host": "a", "connect_timeout": 2}
     assert driver.with_timeout((), own, 7) == own
+
+
+async def test_a_wrong_number_of_parameters_says_nothing_of_the_connection(
+    database: Database,
+) -> None:
+    async with database.opened(max_size=1, cursor_factory=psycopg.RawCursor) as pool:
+        with pytest.raises(psycopg.errors.ProtocolViolation):
+            await pool.fetch_val("SELECT $1::text || $2::text", ("one",))
+        assert await pool.fetch_val("SELECT $1::text", ("one",)) == "one"
+        assert (pool.stats().created, pool.stats().discarded) == (1, 0)

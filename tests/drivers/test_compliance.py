@@ -12,7 +12,7 @@ from support.compliance import TESTS, Verdict, judged
 from support.figures import Note
 from support.subjects import Subject
 
-pytestmark = pytest.mark.needs("PEP 249")
+pytestmark = [pytest.mark.needs("PEP 249"), pytest.mark.proof]
 
 LEAST = 18  # of 35 pass with every driver; Firebird's 19 are the fewest
 

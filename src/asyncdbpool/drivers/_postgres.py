@@ -7,6 +7,9 @@ __all__ = ["SOON", "SOON_IN_ENGLISH", "is_lost"]
 _LOST = frozenset({"57P01", "57P02", "57P03", "25006"})
 """Shut down, crashed, cannot connect now; read-only after a failover."""
 
+_PARAMETERS = "08P01"
+"""A protocol violation; what violates it is a wrong number of parameters, left to the server."""
+
 SOON = frozenset({"57P03", "53300"})
 """Starting up or in recovery; too many connections."""
 
@@ -27,4 +30,6 @@ is treated as failing for good."""
 
 def is_lost(code: object) -> bool:
     """Tell whether a connection is of no more use after an error with this SQLSTATE."""
-    return isinstance(code, str) and (code in _LOST or code.startswith("08"))
+    if not isinstance(code, str) or code == _PARAMETERS:
+        return False
+    return code in _LOST or code.startswith("08")

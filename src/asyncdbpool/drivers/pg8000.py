@@ -22,9 +22,6 @@ _TLS_REQUEST = struct.pack("!2i", 8, 80877103)  # its SSLRequest
 
 _IDLE, _FAILED = b"I", b"E"  # what the server says of the transaction, when it is ready for more
 
-_NOT_LOST = "08P01"
-"""Too many or too few parameters: pg8000 leaves it to the server to count them."""
-
 
 class Pg8000Driver(Driver):
     """pg8000 has the transaction's state from every answer, under a name of its own.
@@ -150,9 +147,8 @@ class Pg8000Driver(Driver):
 
         pg8000 says "connection is closed" only of what this side has closed.
         """
-        code = _code(error)
         return (
-            (_postgres.is_lost(code) and code != _NOT_LOST)
+            _postgres.is_lost(_code(error))
             or self._lost_while_talking(error)
             or super().is_disconnect(error, raw)
         )
