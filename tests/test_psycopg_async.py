@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import psycopg
+import psycopg.rows
 import pytest
 from psycopg import AsyncConnection, IsolationLevel
 

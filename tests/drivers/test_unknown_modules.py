@@ -399,7 +399,8 @@ async def test_a_module_may_have_properties_that_raise(tmp_path: Path) -> None:
         def touchy(self) -> Any:
             raise sqlite3.NotSupportedError("not with this database")
 
-        autocommit = closed = ping = interrupt = cancel = fileno = touchy
+    for name in ("autocommit", "closed", "ping", "interrupt", "cancel", "fileno"):
+        setattr(Touchy, name, Touchy.touchy)
 
     async with pool_of(Touchy, tmp_path, threadsafety=3, check="always") as pool:
         assert await pool.fetch_val("SELECT 1") == 1

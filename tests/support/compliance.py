@@ -32,6 +32,7 @@ _LOWERED = {
 class _Compliance(dbapi20.DatabaseAPI20Test):  # type: ignore[misc] # no types
     """The suite, for one driver and database; it closes what its tests leave open."""
 
+    driver: Any
     subject: Subject
     database: Database
 

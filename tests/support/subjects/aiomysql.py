@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import aiomysql
-import pymysql.constants.CLIENT
+from pymysql.constants import CLIENT
 
 from support.lines import on_a_cursor
 from support.subjects import MARIADB, Subject, by_a_method
@@ -26,7 +26,7 @@ SUBJECT = Subject(
     saying=on_a_cursor,
     commit_each=by_a_method,
     procedure=DOUBLE,
-    several={"client_flag": pymysql.constants.CLIENT.MULTI_STATEMENTS},
+    several={"client_flag": CLIENT.MULTI_STATEMENTS},
     without={
         "PEP 249": "aiomysql is asyncio's own and no module of PEP 249's",
         "probe": "aiomysql does not read the flag that comes with rows",

@@ -54,8 +54,8 @@ def insert(*ids: int) -> str:
 @contextmanager
 def administrator(database: str) -> Iterator[Any]:
     """A cursor that may do everything."""
-    login = {"user": FirebirdServer.admin, "password": FirebirdServer.password}
-    with closing(firebird.driver.connect(database, **login)) as raw:
+    user, password = FirebirdServer.admin, FirebirdServer.password
+    with closing(firebird.driver.connect(database, user=user, password=password)) as raw:
         with closing(raw.cursor()) as cursor:
             yield cursor
         raw.commit()

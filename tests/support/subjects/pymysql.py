@@ -1,7 +1,7 @@
 """PyMySQL on MariaDB."""
 
-import pymysql.constants.CLIENT
 import pymysql.cursors
+from pymysql.constants import CLIENT
 
 from support.subjects import MARIADB, Subject, by_a_method
 from support.subjects.mariadb_s import DOUBLE
@@ -14,7 +14,7 @@ SUBJECT = Subject(
     by_name={"cursorclass": pymysql.cursors.DictCursor},
     commit_each=by_a_method,
     procedure=DOUBLE,
-    several={"client_flag": pymysql.constants.CLIENT.MULTI_STATEMENTS},
+    several={"client_flag": CLIENT.MULTI_STATEMENTS},
     without={
         "probe": "PyMySQL does not read the flag that comes with rows",
     },
