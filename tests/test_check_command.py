@@ -343,7 +343,7 @@ def test_a_host_that_swallows_everything_ends_the_check_in_time(run: Run, module
 def test_a_keyword_that_the_driver_does_not_know_is_told(run: Run) -> None:
     code, _, err = run("sqlite3", "database=:memory:", "hots=3")
     assert code == 1
-    assert err.startswith("asyncdbpool: sqlite3: TypeError: 'hots' is an invalid keyword")
+    assert re.match(r"asyncdbpool: sqlite3: TypeError: .*'hots'", err)
 
 
 def test_a_driver_that_cannot_be_made_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1790,3 +1790,18 @@ async def test_an_empty_line_has_nobody_to_look_after() -> None:
         line = line_of(pool)
         line.rearm()
         assert line._timer is None
+
+
+def test_a_one_shot_whose_loop_is_closed_is_left_alone() -> None:
+    left: list[Shot] = []
+
+    async def leave() -> None:
+        async with Fake().pool(max_size=1) as pool:
+            await pool.fetch_val("SELECT n")
+            left.append(Shot(engine_of(pool).relay, "fetch_val", ("SELECT n", None), "SELECT n"))
+            (left[0].record,) = engine_of(pool).stock.records
+
+    run_virtually(leave)
+    (shot,) = left
+    shot._relay._forsake(shot, shot.future)
+    assert (shot.dropped, shot.future.cancelled()) == (True, False)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from asyncdbpool import Connection, ConnectionPool, PoolStats, PoolTimeout
+from asyncdbpool import Connection, ConnectionPool, PoolStats, PoolTimeout, _stacks
 from asyncdbpool.stats import Counters
 from asyncdbpool.testing import NEVER, Fake, settle, virtual_time
 
@@ -367,3 +367,12 @@ def test_what_is_given_twice_is_named_as_a_list() -> None:
     twice: dict[str, Any] = {"timeout_a": 1, "timeout_b": 2}
     with pytest.raises(TypeError, match=r"in connect_kwargs: timeout_a, timeout_b$"):
         ConnectionPool(sqlite3, connect_kwargs=twice, **twice)
+
+
+def test_of_a_deep_stack_the_innermost_frames_are_remembered() -> None:
+    def go_down(left: int) -> _stacks.Stack:
+        return go_down(left - 1) if left else _stacks.capture(skip=0)
+
+    stack = go_down(500)
+    assert 10 <= len(stack) < 500
+    assert {code.co_name for code, _ in stack} == {"go_down"}
