@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import firebird.driver
@@ -69,3 +70,17 @@ async def test_a_server_that_refuses_may_come_back_and_a_wrong_path_does_not(
             with pytest.raises(firebird.driver.DatabaseError):
                 await pool.get()
     assert not driver.is_transient(ValueError())
+
+
+def test_a_cancel_of_nothing_is_no_error_and_one_that_fails_is() -> None:
+    def fail(_how: Any) -> None:
+        raise firebird.driver.DatabaseError("why", gds_codes=(code,))
+
+    raw = SimpleNamespace(_att=SimpleNamespace(cancel_operation=fail))
+    cancel = FirebirdDriver(firebird.driver).canceller(raw, (), {})
+    assert cancel is not None
+    code = 335544933
+    cancel(dict)
+    code = 335544726
+    with pytest.raises(firebird.driver.DatabaseError):
+        cancel(dict)

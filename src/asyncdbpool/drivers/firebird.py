@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -21,6 +21,8 @@ _LOST = frozenset(
         335544528,  # database shutdown
     }
 )
+_NOTHING_TO_CANCEL = 335544933
+
 _SOON = frozenset(
     {
         335544721,  # unable to complete network request to host
@@ -69,11 +71,19 @@ class FirebirdDriver(Driver):
     ) -> Canceller | None:
         """`fb_cancel_operation()`, which may be called on any thread and waits for nothing.
 
-        It goes along the connection itself. The library refuses it where nothing runs.
+        It goes along the connection itself. The library refuses it where nothing runs, which is
+        as well: it is repeated until the statement has ended.
         """
         attachment = raw._att  # noqa: SLF001 - it has no other name
-        cancel = self.module.CancelType.RAISE
-        return lambda _ask: attachment.cancel_operation(cancel)
+
+        def cancel(_ask: Callable[[], Mapping[str, Any]]) -> None:
+            try:
+                attachment.cancel_operation(self.module.CancelType.RAISE)
+            except self.module.DatabaseError as error:
+                if _NOTHING_TO_CANCEL not in _codes(error):
+                    raise
+
+        return cancel
 
     def absorb_cancel(self, raw: Any) -> None:
         """Let a cancel that came too late hit a statement that nobody minds.
