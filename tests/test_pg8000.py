@@ -23,6 +23,7 @@ from asyncdbpool.drivers import pg8000 as module_under_test
 from asyncdbpool.drivers.pg8000 import Pg8000Driver
 from support.access import backend, kill, tell
 from support.activity import Activity
+from support.cancelling import cancelled_behind_a_reset
 from support.databases import Database
 from support.servers import PostgresServer
 from support.subjects.pg8000 import SUBJECT
@@ -51,6 +52,26 @@ async def test_the_pool_s_timeout_is_for_the_connect_and_the_user_s_is_kept(
     assert left == asked.get("timeout")
     driver = find_driver(pg8000.dbapi)
     assert driver.with_timeout((), {}, float("inf")) == {}
+
+
+async def test_a_timeout_may_be_given_by_position(database: Database) -> None:
+    names = ("user", "host", "database", "port", "password")
+    args = (*(database.arguments[name] for name in names), None, None, False, 9)
+    async with ConnectionPool(pg8000.dbapi, *args) as pool:
+        assert await pool.run(lambda raw: raw._usock.gettimeout()) == 9
+
+
+async def test_a_two_phase_transaction_that_is_left_behind_costs_the_connection(
+    database: Database,
+) -> None:
+    async with database.opened(max_size=1) as pool:
+        async with pool.connection() as conn:
+            await conn.run(lambda raw: raw.tpc_begin(raw.xid(1, "left", "behind")))
+        async with pool.connection() as conn:
+            await conn.fetch_val("SELECT 1")
+            with pytest.raises(pg8000.dbapi.ProgrammingError, match="without a TPC"):
+                await conn.run(lambda raw: raw.tpc_commit())
+        assert (pool.stats().created, pool.stats().discarded) == (2, 1)
 
 
 async def test_a_transaction_that_has_failed_is_not_committed(database: Database) -> None:
@@ -273,6 +294,13 @@ async def test_what_is_left_in_the_buffer_by_a_cancel_does_no_harm(database: Dat
         await conn.run(DRIVER.absorb_cancel)
         await conn.rollback()
         assert await conn.fetch_val("SELECT 7") == 7
+
+
+@pytest.mark.realtime
+async def test_a_cancel_that_is_reset_hits_no_later_statement(
+    database: Database, postgres: PostgresServer
+) -> None:
+    await cancelled_behind_a_reset(database, postgres)
 
 
 @pytest.fixture

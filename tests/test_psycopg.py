@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import psycopg
+import psycopg.types.numeric
 import pytest
 from psycopg import IsolationLevel
 from psycopg.rows import dict_row
@@ -14,7 +15,7 @@ from psycopg.rows import dict_row
 from asyncdbpool.drivers.psycopg import PsycopgDriver
 from support.access import backend, eventually, kill
 from support.activity import Activity
-from support.cancelling import cancelled_without_an_answer
+from support.cancelling import cancelled_behind_a_reset, cancelled_without_an_answer
 from support.databases import Database, expected
 from support.servers import PostgresServer
 
@@ -162,6 +163,34 @@ async def test_a_cancel_that_the_server_does_not_answer_holds_nobody_up(
     await cancelled_without_an_answer(activity, postgres)
 
 
+@pytest.mark.realtime
+async def test_a_cancel_that_is_reset_hits_no_later_statement(
+    database: Database, postgres: PostgresServer
+) -> None:
+    await cancelled_behind_a_reset(database, postgres, sslmode="disable")
+
+
+async def test_a_cancel_that_is_refused_is_sent_again(
+    activity: Activity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancel = psycopg.Connection.cancel_safe
+    refusals = [psycopg.OperationalError("cancellation failed: ... Connection refused")]
+
+    def refused_once(raw: psycopg.Connection, *, timeout: float) -> None:
+        if refusals:
+            raise refusals.pop()
+        cancel(raw, timeout=timeout)
+
+    async with activity.pool(max_size=1) as pool:
+        task = asyncio.create_task(pool.fetch_val(activity.endless))
+        await activity.begins()
+        monkeypatch.setattr(psycopg.Connection, "cancel_safe", refused_once)
+        task.cancel()
+        await asyncio.wait([task])
+        assert await pool.fetch_val("SELECT 7") == 7
+        assert (refusals, pool.stats().discarded) == ([], 0)
+
+
 async def test_a_cancel_that_may_still_arrive_costs_the_connection(
     activity: Activity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +213,59 @@ async def test_a_cancel_that_may_still_arrive_costs_the_connection(
 def test_an_implementation_in_python_needs_no_help_to_cancel() -> None:
     module = SimpleNamespace(connect=psycopg.connect, pq=SimpleNamespace(__impl__="python"))
     assert PsycopgDriver(module)._libpq is None
+
+
+# ------------------------------------------------------------------------------------------------
+# What is left behind
+
+
+async def test_what_a_borrower_registers_ends_with_his_lease(database: Database) -> None:
+    heard: list[str] = []
+
+    def register(raw: psycopg.Connection) -> None:
+        raw.add_notice_handler(lambda note: heard.append(note.message_primary or ""))
+        raw.adapters.register_loader("numeric", psycopg.types.numeric.FloatLoader)
+
+    async with database.opened(max_size=1) as pool:
+        for _ in range(2):
+            async with pool.connection() as conn:
+                assert repr(await conn.fetch_val("SELECT 1.5")) == "Decimal('1.5')"
+                await conn.execute("DO $$ BEGIN RAISE NOTICE 'unheard'; END $$")
+                await conn.run(register)
+                await conn.execute("DO $$ BEGIN RAISE NOTICE 'heard'; END $$")
+                assert repr(await conn.fetch_val("SELECT 1.5")) == "1.5"
+        assert pool.stats().created == 1
+    assert heard == ["heard", "heard"]
+
+
+async def test_what_setup_registers_stays(database: Database) -> None:
+    def setup(raw: psycopg.Connection) -> None:
+        raw.adapters.register_loader("numeric", psycopg.types.numeric.FloatLoader)
+
+    async with database.opened(max_size=1, setup=setup) as pool:
+        for _ in range(2):
+            assert repr(await pool.fetch_val("SELECT 1.5")) == "1.5"
+            await pool.run(lambda raw: raw.adapters.register_loader("numeric", ByName))
+        assert pool.stats().created == 1
+
+
+class ByName(psycopg.types.numeric.NumericLoader):
+    """Another one."""
+
+
+async def test_a_pipeline_that_is_left_open_costs_the_connection(database: Database) -> None:
+    left = []  # which would end it if nobody held it
+
+    def leave(raw: psycopg.Connection) -> None:
+        left.append(raw.pipeline())
+        left[0].__enter__()
+        raw.execute("SELECT 1")
+
+    async with database.opened(max_size=1) as pool:
+        async with pool.connection() as conn:
+            await conn.run(leave)
+        assert await pool.fetch_val("SELECT 7") == 7
+        assert (pool.stats().created, pool.stats().discarded) == (2, 1)
 
 
 # ------------------------------------------------------------------------------------------------

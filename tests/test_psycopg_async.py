@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import psycopg
 import psycopg.rows
+import psycopg.types.numeric
 import pytest
 from psycopg import AsyncConnection, IsolationLevel
 
-from asyncdbpool import PoolError
+from asyncdbpool import ConnectionPool, PoolError
 from asyncdbpool.drivers import find_driver
 from asyncdbpool.drivers.psycopg_async import PsycopgAsyncDriver
 from support.access import backend, eventually, kill
 from support.activity import Activity
-from support.cancelling import cancelled_at_any_moment, cancelled_without_an_answer
+from support.cancelling import (
+    cancelled_at_any_moment,
+    cancelled_behind_a_reset,
+    cancelled_without_an_answer,
+)
 from support.databases import Database, expected
 from support.servers import PostgresServer
 from support.subjects.psycopg_async import SUBJECT, by_a_coroutine
@@ -39,10 +44,12 @@ async def test_a_class_is_found_by_its_own_name_and_those_it_is_derived_from(
     class Own(AsyncConnection[Any]):
         pass
 
-    for module in (AsyncConnection, Own):
+    for module in (AsyncConnection, Own, AsyncConnection[Any]):
         assert isinstance(find_driver(module), PsycopgAsyncDriver)
     assert not isinstance(find_driver(type("Other", (), {"connect": print})), PsycopgAsyncDriver)
     assert find_driver(psycopg).native is False
+    async with ConnectionPool(AsyncConnection[Any], **database.arguments) as pool:
+        assert await pool.fetch_val("SELECT 7") == 7
 
 
 # ------------------------------------------------------------------------------------------------
@@ -91,17 +98,19 @@ async def test_what_a_borrower_does_to_his_session_ends_with_his_lease(
         raw.prepare_threshold = 0
         raw.row_factory = psycopg.rows.dict_row
         raw.add_notice_handler(added)
+        raw.adapters.register_loader("numeric", psycopg.types.numeric.FloatLoader)
 
     look = "SELECT pg_backend_pid(), current_setting('transaction_isolation'), 'é'"
     async with database.opened(max_size=1, setup=setup, cleanup=cleanup) as pool:
         before = await pool.fetch_one(look)
         async with pool.connection() as conn:
             await conn.run(alter)
-            assert await conn.fetch_one("SELECT 1 AS one") == {"one": 1}
+            assert repr(await conn.fetch_one("SELECT 1.5 AS one")) == "{'one': 1.5}"
             assert await conn.fetch_all("DO $$ BEGIN RAISE NOTICE 'first'; END $$") == []
         async with pool.connection() as conn:
             await conn.fetch_one("DO $$ BEGIN RAISE NOTICE 'second'; END $$")
             assert (conn.autocommit, conn.prepare_threshold) == (False, 5)
+            assert repr(await conn.fetch_val("SELECT 1.5")) == "Decimal('1.5')"
         for _ in range(2):
             assert await pool.fetch_one(look) == before
     assert before[1] == "serializable"
@@ -205,6 +214,78 @@ async def test_a_pipeline_brings_its_answers_late_and_none_to_the_next_borrower(
         assert pool.stats().created == 2, "a pipeline that is left open costs the connection"
 
 
+@pytest.fixture
+def goods(database: Database) -> Database:
+    database.change("DROP TABLE IF EXISTS goods", "CREATE TABLE goods (id integer PRIMARY KEY)")
+    return database
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+async def test_a_block_in_a_pipeline_is_all_or_nothing(goods: Database, autocommit: bool) -> None:
+    async with goods.opened(max_size=1, autocommit=autocommit) as pool:
+        async with pool.connection() as conn, conn.pipeline():
+            await conn.execute("SELECT 1")
+            with pytest.raises(ZeroDivisionError):
+                async with conn.transaction():
+                    await conn.execute("INSERT INTO goods VALUES (1)")
+                    raise ZeroDivisionError
+            async with conn.transaction():
+                await conn.execute("INSERT INTO goods VALUES (2)")
+            with pytest.raises(psycopg.errors.UniqueViolation):
+                async with conn.transaction():
+                    await conn.execute("INSERT INTO goods VALUES (3)")
+                    await conn.execute("INSERT INTO goods VALUES (2)")
+        assert await pool.fetch_all("SELECT id FROM goods") == [(2,)]
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+async def test_a_failed_block_in_a_pipeline_is_not_committed_in_silence(
+    goods: Database, autocommit: bool
+) -> None:
+    async with goods.opened(max_size=1, autocommit=autocommit) as pool:
+        with pytest.raises(psycopg.errors.InFailedSqlTransaction):
+            async with pool.connection() as conn, conn.pipeline(), conn.transaction():
+                await conn.execute("INSERT INTO goods VALUES (1)")
+                failing = await conn.execute("SELECT 1 FROM nowhere")
+                with pytest.raises(psycopg.errors.UndefinedTable):
+                    await failing.fetchone()
+        assert await pool.fetch_all("SELECT id FROM goods") == []
+
+
+@pytest.mark.parametrize("read", [True, False])
+async def test_a_savepoint_in_a_pipeline_is_rolled_back_alone(goods: Database, read: bool) -> None:
+    async with goods.opened(max_size=1, autocommit=True) as pool:
+        async with pool.connection() as conn, conn.pipeline(), conn.transaction():
+            await conn.execute("INSERT INTO goods VALUES (1)")
+            with pytest.raises(psycopg.errors.UndefinedTable):
+                async with conn.transaction():
+                    await conn.execute("INSERT INTO goods VALUES (2)")
+                    failing = await conn.execute("SELECT 1 FROM nowhere")
+                    if read:
+                        await failing.fetchone()
+            await conn.execute("INSERT INTO goods VALUES (3)")
+        assert await pool.fetch_all("SELECT id FROM goods ORDER BY id") == [(1,), (3,)]
+
+
+async def test_an_iteration_that_ends_early_leaves_the_rest_to_its_cursor(
+    database: Database,
+) -> None:
+    class Generating(psycopg.AsyncCursor[Any]):
+        """A cursor as psycopg 3.2 has it."""
+
+        async def __aiter__(self) -> AsyncIterator[Any]:  # type: ignore[override]
+            while (row := await self.fetchone()) is not None:
+                yield row
+
+    async with database.opened(cursor_factory=Generating) as pool, pool.connection() as conn:
+        cursor = await conn.execute(database.rows(600))
+        async for row in cursor:
+            if row == (70, "row 70"):
+                break
+        assert await cursor.fetchone() == (71, "row 71")
+        assert [row async for row in cursor] == expected(600)[71:]
+
+
 async def test_what_keeps_the_connection_to_itself_belongs_into_run(database: Database) -> None:
     async def work(raw: AsyncConnection[Any]) -> tuple[Any, ...]:
         await raw.set_autocommit(True)
@@ -251,6 +332,13 @@ async def test_a_cancel_that_the_server_does_not_answer_holds_nobody_up(
     activity: Activity, postgres: PostgresServer, either_way: str
 ) -> None:
     await cancelled_without_an_answer(activity, postgres)
+
+
+@pytest.mark.realtime
+async def test_a_cancel_that_is_reset_hits_no_later_statement(
+    database: Database, postgres: PostgresServer
+) -> None:
+    await cancelled_behind_a_reset(database, postgres, sslmode="disable")
 
 
 async def test_a_cancel_that_may_still_arrive_costs_the_connection(

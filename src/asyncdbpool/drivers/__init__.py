@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import Any, get_origin
 
 from asyncdbpool.drivers._registered import Registered
 from asyncdbpool.drivers.base import BaseDriver, Unanswered
@@ -63,6 +63,7 @@ def find_driver(module: Any) -> BaseDriver:
 
 def _names(module: Any) -> list[str]:
     """Return what a module, or a class in place of one, is found by."""
+    module = get_origin(module) or module  # of a class with its type's arguments
     name = getattr(module, "__name__", type(module).__name__)
     if not isinstance(module, type):
         return [name]

@@ -213,6 +213,14 @@ class NativeDriver(BaseDriver, ABC):
 
     # What the driver's own objects offer
 
+    def reads_ahead(self, owner: Any) -> bool:
+        """Tell whether an iteration over a guest may take several rows in one turn.
+
+        Asked where the guest gives an iterator of its own. Not where that moves the guest itself,
+        whose other methods would miss the rows taken and not yet used.
+        """
+        return True
+
     def loses_rows(self, owner: Any, name: str) -> bool:
         """Tell whether rows of a guest are gone where a call of this method is cancelled.
 

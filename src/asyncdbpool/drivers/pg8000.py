@@ -20,6 +20,8 @@ _PATIENCE = 10.0  # seconds that a cancel may take, where no connect timeout is 
 _CANCEL_REQUEST = struct.pack("!2i", 16, 80877102)  # PostgreSQL's CancelRequest, without the key
 _TLS_REQUEST = struct.pack("!2i", 8, 80877103)  # its SSLRequest
 
+_BEFORE_TIMEOUT = 8  # parameters of connect()
+
 _IDLE, _FAILED = b"I", b"E"  # what the server says of the transaction, when it is ready for more
 
 
@@ -41,7 +43,7 @@ class Pg8000Driver(Driver):
     ) -> dict[str, Any]:
         """Bound the connect, and only that: the module's own `timeout` is for every read."""
         asked = dict(kwargs)
-        if seconds != float("inf"):
+        if seconds != float("inf") and len(args) <= _BEFORE_TIMEOUT:
             asked.setdefault("timeout", _ForTheConnect(seconds))
         return asked
 
@@ -94,9 +96,15 @@ class Pg8000Driver(Driver):
         return raw.autocommit, dict(raw.pg_types), dict(raw.py_types)
 
     def restore(self, raw: Any, memory: Any) -> None:
-        """Set it up as it was; a closed connection may have had nothing to roll back."""
+        """Set it up as it was.
+
+        A closed connection may have had nothing to roll back, and an id of a two-phase
+        transaction would be taken for one of the next borrower's.
+        """
         if raw._usock is None:  # noqa: SLF001 - as above
             raise self.module.InterfaceError("connection is closed")
+        if raw._xid is not None:  # noqa: SLF001 - as above
+            raise self.module.InterfaceError("a two-phase transaction was left behind")
         raw.autocommit, *before = memory
         for types, known in zip((raw.pg_types, raw.py_types), before, strict=True):
             if types != known:

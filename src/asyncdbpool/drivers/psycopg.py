@@ -6,8 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from asyncdbpool.drivers._libpq import IDLE, Cancel, LibpqDriver, patience_of
-from asyncdbpool.drivers._psycopg3 import SESSION, Psycopg3, characteristics, libpq_of
-from asyncdbpool.drivers.base import Unanswered
+from asyncdbpool.drivers._psycopg3 import (
+    SESSION,
+    Psycopg3,
+    characteristics,
+    libpq_of,
+    register_again,
+    registered,
+    verdict_on,
+)
 from asyncdbpool.drivers.dbapi import Canceller
 
 __all__ = ["PsycopgDriver"]
@@ -36,6 +43,22 @@ class PsycopgDriver(Psycopg3, LibpqDriver):
         finally:
             raw.autocommit = autocommit
 
+    def remember(self, raw: Any) -> Any:
+        """Take down also what is registered: adapters, and who is called back."""
+        return super().remember(raw), registered(raw)
+
+    def restore(self, raw: Any, memory: Any) -> None:
+        """Set the attributes again, and take back what was registered.
+
+        Raises:
+            OperationalError: A pipeline was left open, whose answers are still to come.
+        """
+        if raw.pgconn.pipeline_status:
+            raise self.module.OperationalError("a pipeline was left open")
+        attributes, before = memory
+        super().restore(raw, attributes)
+        register_again(raw, before)
+
     def reset(self, raw: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Reset, and have the module forget the statements that it has prepared.
 
@@ -60,8 +83,8 @@ class PsycopgDriver(Psycopg3, LibpqDriver):
         def cancel(_ask: Callable[[], Mapping[str, Any]]) -> None:
             try:
                 raw.cancel_safe(timeout=patience)
-            except self.module.errors.CancellationTimeout as error:
-                raise Unanswered(f"a cancel had no answer within {patience:g} s") from error
+            except self.module.OperationalError as error:
+                raise verdict_on(error) from error
 
         return cancel
 

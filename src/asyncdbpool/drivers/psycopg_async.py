@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from importlib import import_module
 from typing import Any
 
 from asyncdbpool.drivers._libpq import FAILED, IDLE, Cancel, patience_of
-from asyncdbpool.drivers._psycopg3 import SESSION, Psycopg3, characteristics, libpq_of
-from asyncdbpool.drivers.base import Unanswered
+from asyncdbpool.drivers._psycopg3 import (
+    SESSION,
+    Psycopg3,
+    characteristics,
+    is_registered,
+    libpq_of,
+    register_again,
+    registered,
+    verdict_on,
+)
 from asyncdbpool.drivers.native import NativeCanceller, NativeDriver
 from asyncdbpool.errors import PoolError
 
@@ -18,8 +26,6 @@ __all__ = ["PsycopgAsyncDriver"]
 
 _BY_METHOD = frozenset({"autocommit", "isolation_level", "read_only", "deferrable"})
 """What is set by a coroutine function, `set_autocommit()` say."""
-
-_HANDLERS = ("notice", "notify")
 
 _READING = frozenset({"fetchone", "fetchmany", "fetchall", "scroll", "__anext__"})
 
@@ -51,8 +57,10 @@ class PsycopgAsyncDriver(Psycopg3, NativeDriver):
     # Statements
 
     async def command(self, raw: Any, sql: str) -> None:
-        """Run a statement."""
+        """Run a statement; where a pipeline is open, have its answer, and those before it."""
+        await _catch_up(raw)
         await raw.execute(sql)
+        await _catch_up(raw)
 
     async def fetch_all(self, raw: Any, sql: Any, params: Any) -> list[Any]:
         """Run a statement and return its rows."""
@@ -84,11 +92,13 @@ class PsycopgAsyncDriver(Psycopg3, NativeDriver):
 
     async def begin(self, raw: Any, **options: Any) -> None:
         """Begin by hand in autocommit, as psycopg does elsewhere."""
+        await _catch_up(raw)
         if raw.autocommit and raw.info.transaction_status == IDLE:
             await self.command(raw, " ".join(["BEGIN", *characteristics(raw)]))
 
     async def confirm(self, raw: Any) -> None:
         """Have a failed transaction raise its error; COMMIT would be answered with ROLLBACK."""
+        await _catch_up(raw)
         if raw.info.transaction_status == FAILED:
             await self.command(raw, "SELECT 1")
 
@@ -99,6 +109,12 @@ class PsycopgAsyncDriver(Psycopg3, NativeDriver):
     async def rollback(self, raw: Any) -> None:
         """Roll back."""
         await raw.rollback()
+
+    async def rollback_savepoint(self, raw: Any, name: str) -> None:
+        """Undo also what a pipeline has not told yet, whatever it has to tell."""
+        with suppress(self._errors.Error):
+            await _catch_up(raw)
+        await super().rollback_savepoint(raw, name)
 
     # Sessions
 
@@ -116,29 +132,24 @@ class PsycopgAsyncDriver(Psycopg3, NativeDriver):
         return bool(raw.pgconn.pipeline_status)
 
     def remember(self, raw: Any) -> Any:
-        """Take down also who is called back, which psycopg keeps to itself."""
-        attributes = {name: getattr(raw, name) for name in SESSION}
-        return attributes, {kind: list(_handlers(raw, kind)) for kind in _HANDLERS}
+        """Take down also what is registered: adapters, and who is called back."""
+        return _attributes(raw), registered(raw)
 
     def is_altered(self, raw: Any, memory: Any) -> bool:
         """Compare with how it was."""
-        return bool(self.remember(raw) != memory)
+        attributes, before = memory
+        return _attributes(raw) != attributes or not is_registered(raw, before)
 
     async def restore(self, raw: Any, memory: Any) -> None:
-        """Set the attributes again, and remove and add handlers."""
-        attributes, handlers = memory
+        """Set the attributes again, and take back what was registered."""
+        attributes, before = memory
         for name, value in attributes.items():
             if getattr(raw, name) != value:
                 if name in _BY_METHOD:
                     await getattr(raw, f"set_{name}")(value)
                 else:
                     setattr(raw, name, value)
-        for kind, before in handlers.items():
-            now = list(_handlers(raw, kind))
-            for callback in now:
-                getattr(raw, f"remove_{kind}_handler")(callback)
-            for callback in before:
-                getattr(raw, f"add_{kind}_handler")(callback)
+        register_again(raw, before)
 
     async def reset(self, raw: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """`DISCARD ALL`, then a rollback, with which psycopg forgets its prepared statements."""
@@ -169,12 +180,16 @@ class PsycopgAsyncDriver(Psycopg3, NativeDriver):
         async def cancel(_ask: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
             try:
                 await raw.cancel_safe(timeout=patience)
-            except self._errors.CancellationTimeout as error:
-                raise Unanswered(f"a cancel had no answer within {patience:g} s") from error
+            except self._errors.OperationalError as error:
+                raise verdict_on(error) from error
 
         return cancel
 
     # Cursors
+
+    def reads_ahead(self, owner: Any) -> bool:
+        """An iteration moves the cursor itself, with psycopg 3.2 also by a generator."""
+        return False
 
     def loses_rows(self, owner: Any, name: str) -> bool:
         """What is read from the server's own cursor is gone with its reader."""
@@ -200,6 +215,12 @@ def _gives_rows(cursor: Any) -> bool:
     return cursor.description is not None or bool(cursor.connection.pgconn.pipeline_status)
 
 
-def _handlers(raw: Any, kind: str) -> list[Any]:
-    handlers: list[Any] = getattr(raw, f"_{kind}_handlers")
-    return handlers
+def _attributes(raw: Any) -> dict[str, Any]:
+    return {name: getattr(raw, name) for name in SESSION}
+
+
+async def _catch_up(raw: Any) -> None:
+    """Where a pipeline is open, wait for what is still to come; one in it ends with that."""
+    if raw.pgconn.pipeline_status:
+        async with raw.pipeline():
+            pass

@@ -95,13 +95,14 @@ class Guest:
         return self if raw is self._raw else self._rows(raw)
 
     async def _rows(self, iterator: Any) -> AsyncIterator[Any]:
-        """Iterate over what nobody else can reach, so that rows may come ahead."""
+        """Iterate, with rows that come ahead where nobody else can reach what is iterated over."""
         lease = self._lease
+        count = _AHEAD if lease.session.driver.reads_ahead(self._raw) else 1
         rows: deque[Any] = deque()
         end: BaseException | None = None
         while True:
             if not rows and end is None:
-                taken, end = await lease.call(_session(lease).take, iterator, _AHEAD)
+                taken, end = await lease.call(_session(lease).take, iterator, count)
                 rows.extend(taken)
             lease.check()
             if not rows:
