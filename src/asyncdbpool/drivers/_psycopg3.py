@@ -71,8 +71,8 @@ def libpq_of(module: Any) -> ctypes.CDLL | None:
 
 def registered(raw: Any) -> Registered:
     """Take down the adapters, and who is called back."""
-    adapters = raw.adapters
-    return type(adapters)(adapters), *(list(handlers) for handlers in _handlers(raw))
+    adapters, (notices, notifies) = raw.adapters, _handlers(raw)
+    return type(adapters)(adapters), list(notices), list(notifies)
 
 
 def is_registered(raw: Any, memory: Registered) -> bool:
