@@ -72,6 +72,14 @@ async def test_a_server_that_refuses_may_come_back_and_a_wrong_path_does_not(
     assert not driver.is_transient(ValueError())
 
 
+@pytest.mark.parametrize(("code", "transient"), [(335544744, True), (335544837, False)])
+def test_too_many_connections_pass_and_a_wrong_substring_does_not(
+    code: int, transient: bool
+) -> None:
+    error = firebird.driver.DatabaseError("why", gds_codes=(code,))
+    assert FirebirdDriver(firebird.driver).is_transient(error) is transient
+
+
 def test_a_cancel_of_nothing_is_no_error_and_one_that_fails_is() -> None:
     def fail(_how: Any) -> None:
         raise firebird.driver.DatabaseError("why", gds_codes=(code,))

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, ClassVar
 
-from asyncdbpool.drivers.base import error_text, system_says
 from asyncdbpool.drivers.dbapi import Canceller, Driver
 
 __all__ = ["FirebirdDriver"]
@@ -29,7 +28,7 @@ _SOON = frozenset(
         335544722,  # failed to establish a connection
         335544726,
         335544528,
-        335544837,  # too many connections
+        335544744,  # too many connections
     }
 )
 
@@ -106,9 +105,7 @@ class FirebirdDriver(Driver):
 
     def is_transient(self, error: BaseException) -> bool:
         """Refused, lost while connecting, shut down for a while, too many connections."""
-        return not _SOON.isdisjoint(_codes(error)) and (
-            system_says(error) or "refused" not in error_text(error)
-        )
+        return not _SOON.isdisjoint(_codes(error))
 
 
 def _codes(error: BaseException) -> tuple[int, ...]:
