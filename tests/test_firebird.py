@@ -7,6 +7,7 @@ from typing import Any
 
 import firebird.driver
 import pytest
+from firebird.driver import DefaultAction, Isolation, TraAccessMode, tpb
 
 from asyncdbpool import ConnectionPool
 from asyncdbpool.drivers.firebird import FirebirdDriver
@@ -78,6 +79,66 @@ def test_too_many_connections_pass_and_a_wrong_substring_does_not(
 ) -> None:
     error = firebird.driver.DatabaseError("why", gds_codes=(code,))
     assert FirebirdDriver(firebird.driver).is_transient(error) is transient
+
+
+async def test_a_borrower_s_own_transaction_ends_with_the_loan(database: Database) -> None:
+    kept: list[Any] = []
+
+    def begin_beside(raw: Any) -> None:
+        manager = raw.transaction_manager()
+        kept.append(manager)  # or the garbage collector would end it
+        with manager.cursor() as cursor:
+            cursor.execute("UPDATE beside SET n = 2")
+
+    def begin_to_read(raw: Any) -> None:
+        raw.query_transaction.begin()
+
+    def active(raw: Any) -> list[bool]:
+        return [manager.is_active() for manager in raw.transactions]
+
+    async with database.opened(max_size=1) as pool:
+        await pool.execute("RECREATE TABLE beside (n INTEGER)")
+        await pool.execute("INSERT INTO beside VALUES (1)")
+        async with pool.connection() as conn:
+            await conn.run(begin_beside)
+            await conn.run(begin_to_read)
+        async with pool.connection() as conn:
+            assert await conn.run(active) == [False, False]
+            assert await conn.fetch_val("SELECT n FROM beside") == 1
+    assert kept[0].is_closed()
+
+
+async def test_the_next_borrower_s_transactions_begin_as_ever(database: Database) -> None:
+    def read_only(raw: Any) -> None:
+        options = tpb(Isolation.SNAPSHOT, access_mode=TraAccessMode.READ)
+        raw.default_tpb = raw.main_transaction.default_tpb = options
+        raw.main_transaction.default_action = DefaultAction.ROLLBACK
+
+    def options(raw: Any) -> tuple[Any, ...]:
+        main = raw.main_transaction
+        return raw.default_tpb, main.default_tpb, main.default_action
+
+    async with database.opened(max_size=1) as pool:
+        before = await pool.run(options)
+        async with pool.connection() as conn:
+            await conn.run(read_only)
+            assert await conn.run(options) != before
+        assert await pool.run(options) == before
+
+
+async def test_what_setup_has_made_stays(database: Database) -> None:
+    kept: list[Any] = []
+
+    def keep(raw: Any) -> None:
+        kept.append(raw.transaction_manager())
+
+    def begin(raw: Any) -> None:
+        raw.transactions[2].begin()
+
+    async with database.opened(max_size=1, setup=keep) as pool:
+        await pool.run(begin)
+        assert await pool.run(lambda raw: raw.transactions[2] is kept[0])
+        assert not kept[0].is_active()
 
 
 def test_a_cancel_of_nothing_is_no_error_and_one_that_fails_is() -> None:

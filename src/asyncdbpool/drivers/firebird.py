@@ -65,6 +65,22 @@ class FirebirdDriver(Driver):
             raw.begin()
         super().savepoint(raw, name)
 
+    def remember(self, raw: Any) -> Any:
+        """Take down how transactions begin, and the managers of them that there are."""
+        managers = {m: (m.default_tpb, m.default_action) for m in raw.transactions}
+        return raw.default_tpb, managers
+
+    def restore(self, raw: Any, memory: Any) -> None:
+        """Set that again, and undo what was begun beside the main transaction."""
+        raw.default_tpb, managers = memory
+        for manager in raw.transactions:
+            if manager is not raw.main_transaction and manager.is_active():
+                manager.rollback()
+            if manager in managers:
+                manager.default_tpb, manager.default_action = managers[manager]
+            else:
+                manager.close()
+
     def canceller(
         self, raw: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Canceller | None:
