@@ -141,6 +141,19 @@ async def test_what_setup_has_made_stays(database: Database) -> None:
         assert not kept[0].is_active()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the module's
+@pytest.mark.parametrize("sql", ["COMMIT", "ROLLBACK"])
+def test_a_transaction_that_sql_has_ended_does_not_keep_from_closing(
+    database: Database, sql: str
+) -> None:
+    driver = FirebirdDriver(firebird.driver)
+    raw = driver.connect((), database.arguments)
+    driver.command(raw, database.select(1))
+    driver.command(raw, sql)
+    driver.close(raw)
+    assert raw.is_closed()
+
+
 def test_a_cancel_of_nothing_is_no_error_and_one_that_fails_is() -> None:
     def fail(_how: Any) -> None:
         raise firebird.driver.DatabaseError("why", gds_codes=(code,))

@@ -41,8 +41,15 @@ class FirebirdDriver(Driver):
 
     host_keyword: ClassVar[str | None] = None
 
+    def close(self, raw: Any) -> None:
+        """Close; the module fails once where `COMMIT` by SQL has taken its transaction away."""
+        try:
+            super().close(raw)
+        except ValueError:
+            super().close(raw)
+
     def in_transaction(self, raw: Any) -> bool | None:
-        """Nothing begins or ends a transaction but the module's own calls."""
+        """The module's own calls begin and end it; what SQL has ended still counts, and closes."""
         return bool(raw.main_transaction.is_active())
 
     def commit(self, raw: Any) -> None:
