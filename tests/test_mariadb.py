@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +23,34 @@ WARES = "CREATE OR REPLACE TABLE goods (id INTEGER PRIMARY KEY) ENGINE=InnoDB"
 @pytest.fixture
 def database(mariadb: MariaDBServer) -> Database:
     return SUBJECT.database(mariadb)
+
+
+# ------------------------------------------------------------------------------------------------
+# Connecting
+
+
+async def test_the_modules_own_pool_cannot_be_used(database: Database) -> None:
+    async with database.opened(max_size=1, connect_kwargs={"pool_name": "own"}) as pool:
+        with pytest.raises(module.NotSupportedError, match="own pool"):
+            await pool.fetch_val("SELECT 1")
+        assert (pool.size, pool.stats().created) == (0, 0)
+
+
+async def test_no_session_is_used_that_nobody_has_set_up(
+    database: Database, mariadb: MariaDBServer
+) -> None:
+    def set_up(raw: Any) -> None:
+        with closing(raw.cursor()) as cursor:
+            cursor.execute("SET @mark = 5")
+
+    async with database.opened(max_size=1, reconnect=True, setup=set_up) as pool:
+        async with pool.connection() as conn:
+            kill(mariadb, await backend(mariadb, conn))
+            with pytest.raises(module.Error, match=r"Lost connection|gone away"):
+                for _ in range(3):
+                    assert await conn.fetch_val("SELECT @mark") == 5
+        assert await pool.fetch_val("SELECT @mark") == 5
+        assert (pool.stats().created, pool.stats().discarded) == (2, 1)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -104,11 +133,11 @@ async def test_a_reset_needs_neither_a_database_nor_an_init_command(database: Da
 async def test_a_connection_that_was_made_anew_is_not_lent_again(
     database: Database, mariadb: MariaDBServer
 ) -> None:
-    async with database.opened(max_size=1, reconnect=True) as pool:
+    async with database.opened(max_size=1) as pool:
         async with pool.connection() as conn:
+            conn.auto_reconnect = True
             kill(mariadb, await backend(mariadb, conn))
             await conn.run(ping)
-            conn.auto_reconnect = False  # so that its attributes are looked at
             assert await conn.fetch_val("SELECT 1") == 1
         assert (pool.size, pool.stats().discarded) == (0, 1)
 

@@ -25,6 +25,28 @@ def database(mariadb: MariaDBServer) -> Database:
 
 
 # ------------------------------------------------------------------------------------------------
+# Connecting
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"use_pure": False}, "only .* pure Python"),
+        ({"pool_name": "own"}, "own pool"),
+        ({"pool_size": 2}, "own pool"),
+        ({"pool_reset_session": False}, "own pool"),
+    ],
+)
+async def test_neither_the_modules_own_pool_nor_its_extension_can_be_used(
+    database: Database, options: Any, words: str
+) -> None:
+    async with database.opened(max_size=1, connect_kwargs=options) as pool:
+        with pytest.raises(module.NotSupportedError, match=words):
+            await pool.fetch_val("SELECT 1")
+        assert (pool.size, pool.stats().created) == (0, 0)
+
+
+# ------------------------------------------------------------------------------------------------
 # Transactions
 
 
@@ -283,6 +305,8 @@ async def test_a_connection_that_its_borrower_has_closed_is_lost(database: Datab
 
 
 def test_a_connection_that_is_closed_has_no_descriptor(database: Database) -> None:
-    raw = module.connect(**database.arguments)
+    driver = MySQLConnectorDriver(module)
+    raw = driver.connect((), database.arguments)
+    assert driver.fileno(raw) is not None
     raw.close()
-    assert MySQLConnectorDriver(module).fileno(raw) is None
+    assert driver.fileno(raw) is None

@@ -19,6 +19,18 @@ class MariaDBDriver(MySQLKin):
 
     container: ClassVar[type] = list
 
+    def connect(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Let the module neither pool connections nor make one anew.
+
+        With `reconnect` it would do so without a word, outside of a transaction, and nobody would
+        have set up the new session.
+        """
+        if "pool_name" in kwargs:
+            raise self.module.NotSupportedError("mariadb's own pool cannot be used in this one")
+        raw = super().connect(args, kwargs)
+        raw.auto_reconnect = False
+        return raw
+
     def fileno(self, raw: Any) -> int | None:
         """Ask below the module's `socket`, which would close it a second time in the end."""
         try:
@@ -40,7 +52,7 @@ class MariaDBDriver(MySQLKin):
         raw.ping()
 
     def remember(self, raw: Any) -> Any:
-        """Take down also the number: with `auto_reconnect` the module connects anew."""
+        """Take down also the number: a borrower may have had the module connect anew."""
         return raw.autocommit, raw.auto_reconnect, raw.connection_id
 
     def restore(self, raw: Any, memory: Any) -> None:

@@ -13,6 +13,8 @@ __all__ = ["MySQLConnectorDriver"]
 
 _KEPT = ("sql_mode", "time_zone")  # what the module sets again after each reset
 
+_POOLING = frozenset({"pool_name", "pool_size", "pool_reset_session"})
+
 
 class MySQLConnectorDriver(MySQLKin):
     """The module tells the server's flags, as they came with its last answer.
@@ -23,11 +25,19 @@ class MySQLConnectorDriver(MySQLKin):
     container: ClassVar[type] = list
 
     def connect(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Have results read at once, and by Python, unless the user wants otherwise.
+        """Have results read at once, unless the user wants otherwise, and by Python.
 
-        With one that is unread, the module refuses whatever comes next, even a commit.
+        With one that is unread, the module refuses whatever comes next, even a commit. The C
+        extension hides its socket, and the module's own pool what becomes of a connection.
         """
-        return super().connect(args, {"buffered": True, "use_pure": True, **kwargs})
+        asked = {"buffered": True, "use_pure": True, **kwargs}
+        if not asked["use_pure"]:
+            raise self.module.NotSupportedError("only mysql.connector's pure Python can be used")
+        if asked.keys() & _POOLING:
+            raise self.module.NotSupportedError(
+                "mysql.connector's own pool cannot be used in this one"
+            )
+        return super().connect(args, asked)
 
     def fileno(self, raw: Any) -> int | None:
         """Ask the socket, which has no public name."""
