@@ -4,16 +4,22 @@ import asyncio
 import gc
 import io
 import json
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
 import pytest
 
 from asyncdbpool import ConnectionPool, ConnectionReturned, PoolError
+from asyncdbpool.drivers.asyncpg import AsyncpgDriver, _Request
 from support.access import backend, connections, eventually, kill, tell
+from support.activity import Activity
+from support.cancelling import cancelled_behind_a_reset
 from support.databases import Database
 from support.servers import PostgresServer
 
@@ -1071,3 +1077,56 @@ async def test_a_statement_that_waits_for_another_ones_end_never_runs_where_its_
     await conn.execute("DROP TABLE waited")
     await pool.put(conn)
     assert pool.stats().discarded == 0
+
+
+# ------------------------------------------------------------------------------------------------
+# Cancelling
+
+
+@pytest.mark.realtime
+async def test_a_cancel_that_is_reset_hits_no_later_statement(
+    database: Database, postgres: PostgresServer
+) -> None:
+    await cancelled_behind_a_reset(database, postgres, ssl="disable")
+
+
+@pytest.mark.usefixtures("secured")
+@pytest.mark.parametrize("mode", ["require", "prefer"])
+async def test_a_cancel_goes_by_tls_as_its_connection_does(activity: Activity, mode: str) -> None:
+    async with activity.pool(max_size=1, ssl=mode) as pool:
+        task = asyncio.create_task(pool.fetch_val(activity.endless))
+        await activity.begins()
+        task.cancel()
+        await asyncio.wait([task])
+        assert await pool.fetch_val("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+        assert (pool.stats().cancelled, pool.stats().created) == (1, 1)
+
+
+async def test_a_cancel_goes_by_a_unix_socket_as_its_connection_does(tmp_path: Path) -> None:
+    """Its peer is one that listens there, takes the request and closes."""
+    place, asked = str(tmp_path / "socket"), asyncio.Queue[bytes]()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.put_nowait(await reader.readexactly(16))
+        writer.close()
+
+    told = SimpleNamespace(backend_pid=7, backend_secret=-1)
+    raw = SimpleNamespace(_cancel=None, _addr=place, _params=None, _protocol=told)
+
+    async def ask() -> dict[str, Any]:
+        return {}
+
+    cancel = AsyncpgDriver(asyncpg).canceller(raw, (), {})
+    assert cancel is not None
+    async with await asyncio.start_unix_server(serve, place):
+        await cancel(ask)
+    assert await asked.get() == struct.pack("!4i", 16, 80877102, 7, -1)
+
+
+def test_the_end_of_a_request_that_nobody_waits_for_is_no_error() -> None:
+    async def end() -> None:
+        request = _Request()
+        request.ended.cancel()
+        request.connection_lost(None)
+
+    asyncio.run(end())

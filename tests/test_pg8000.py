@@ -21,7 +21,7 @@ from asyncdbpool import ConnectionPool
 from asyncdbpool.drivers import Unanswered, find_driver
 from asyncdbpool.drivers import pg8000 as module_under_test
 from asyncdbpool.drivers.pg8000 import Pg8000Driver
-from support.access import backend, kill, tell
+from support.access import backend, kill
 from support.activity import Activity
 from support.cancelling import cancelled_behind_a_reset
 from support.databases import Database
@@ -301,18 +301,6 @@ async def test_a_cancel_that_is_reset_hits_no_later_statement(
     database: Database, postgres: PostgresServer
 ) -> None:
     await cancelled_behind_a_reset(database, postgres)
-
-
-@pytest.fixture
-def secured(postgres: PostgresServer) -> Iterator[None]:
-    """The server speaks TLS, with a certificate that it signs itself."""
-    made = "openssl req -x509 -nodes -subj /CN=localhost -keyout server.key -out server.crt"
-    tell(postgres, f"COPY (SELECT 1) TO PROGRAM '{made} 2>/dev/null'")
-    tell(postgres, "ALTER SYSTEM SET ssl = on")
-    tell(postgres, "SELECT pg_reload_conf()")
-    yield
-    tell(postgres, "ALTER SYSTEM RESET ssl")
-    tell(postgres, "SELECT pg_reload_conf()")
 
 
 @pytest.mark.usefixtures("secured")

@@ -7,6 +7,7 @@ import pytest
 
 from asyncdbpool import Connection, ConnectionPool
 from asyncdbpool._workers import Job, Worker
+from support.access import tell
 from support.activity import Activity, observed
 from support.databases import (
     MARIADB_MODES,
@@ -55,6 +56,18 @@ def postgresql(postgres: PostgresServer) -> Database:
 def mysql(mariadb: MariaDBServer) -> Database:
     """The shared MariaDB, for MySQLdb."""
     return mariadb_on(mariadb)
+
+
+@pytest.fixture
+def secured(postgres: PostgresServer) -> Iterator[None]:
+    """The shared PostgreSQL speaks TLS, with a certificate that it signs itself."""
+    made = "openssl req -x509 -nodes -subj /CN=localhost -keyout server.key -out server.crt"
+    tell(postgres, f"COPY (SELECT 1) TO PROGRAM '{made} 2>/dev/null'")
+    tell(postgres, "ALTER SYSTEM SET ssl = on")
+    tell(postgres, "SELECT pg_reload_conf()")
+    yield
+    tell(postgres, "ALTER SYSTEM RESET ssl")
+    tell(postgres, "SELECT pg_reload_conf()")
 
 
 BLOCKING = [

@@ -1,8 +1,13 @@
-"""What the SQLSTATEs of PostgreSQL say, and its words, whatever driver brings them."""
+"""What PostgreSQL says and is told beside its statements, whatever driver brings it."""
 
 from __future__ import annotations
 
-__all__ = ["SOON", "SOON_IN_ENGLISH", "is_lost"]
+import struct
+
+__all__ = ["SOON", "SOON_IN_ENGLISH", "TLS_REQUEST", "cancel_request", "is_lost"]
+
+TLS_REQUEST = struct.pack("!2i", 8, 80877103)
+"""What asks the server to speak TLS."""
 
 _LOST = frozenset({"57P01", "57P02", "57P03", "25006"})
 """Shut down, crashed, cannot connect now; read-only after a failover."""
@@ -33,3 +38,8 @@ def is_lost(code: object) -> bool:
     if not isinstance(code, str) or code == _PARAMETERS:
         return False
     return code in _LOST or code.startswith("08")
+
+
+def cancel_request(process: int, secret: int) -> bytes:
+    """Return what asks the server to cancel what one of its processes runs."""
+    return struct.pack("!4i", 16, 80877102, process, secret)

@@ -172,19 +172,22 @@ class AsyncpgDriver(NativeDriver):
     ) -> NativeCanceller | None:
         """Send what asyncpg sends for a task that is cancelled: PostgreSQL's cancel request.
 
-        The server closes the cancel's connection once it has sent its signal, and asyncpg waits
-        for that, so it cannot hit a later statement.
+        The server closes its connection once it has sent the signal, and that is waited for, so it
+        cannot hit a later statement. asyncpg takes a connection that is reset for one that was
+        closed, so it is not left to asyncpg.
         """
-        request = getattr(raw, "_cancel", None)
-        if request is None:
+        if not hasattr(raw, "_cancel"):
             return None
 
         async def cancel(_ask: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
-            sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            await request(sent)
+            transport, request = await _beside(raw, self.module.connect_utils)
             try:
-                sent.result()
-            except ConnectionResetError as error:
+                told = raw._protocol  # noqa: SLF001 - it has no other name
+                transport.write(_postgres.cancel_request(told.backend_pid, told.backend_secret))
+                error = await request.ended
+            finally:
+                transport.close()
+            if isinstance(error, ConnectionError):
                 raise Unanswered("the cancel request had no answer") from error
 
         return cancel
@@ -222,6 +225,44 @@ class AsyncpgDriver(NativeDriver):
         numbers = {int(number) for number in re.findall(r"\[Errno (\d+)\]", str(error))}
         refused = isinstance(error, OSError) and bool(numbers) and numbers <= set(TRANSIENT)
         return refused or super().is_transient(error)
+
+
+class _Request(asyncio.Protocol):
+    """The connection of a request to cancel.
+
+    Attributes:
+        ended: Ends with its end, and with the error if it did not end well.
+    """
+
+    def __init__(self) -> None:
+        self.ended: asyncio.Future[Exception | None]
+        self.ended = asyncio.get_running_loop().create_future()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell."""
+        if not self.ended.done():
+            self.ended.set_result(exc)
+
+
+async def _beside(raw: Any, asyncpg: Any) -> tuple[asyncio.Transport, _Request]:
+    """Connect to where a connection goes, in the way that it has gone."""
+    loop = asyncio.get_running_loop()
+    address, params = raw._addr, raw._params  # noqa: SLF001 - they have no other names
+    made: Any
+    if isinstance(address, str):
+        made = await loop.create_unix_connection(_Request, address)
+    elif params.ssl and params.sslmode != asyncpg.SSLMode.allow:
+        made = await asyncpg._create_ssl_connection(  # noqa: SLF001 - as above
+            _Request,
+            *address,
+            loop=loop,
+            ssl_context=params.ssl,
+            ssl_is_advisory=params.sslmode == asyncpg.SSLMode.prefer,
+        )
+    else:
+        made = await loop.create_connection(_Request, *address)
+    transport, request = made
+    return transport, request
 
 
 def _own(raw: Any) -> Any:

@@ -17,9 +17,6 @@ __all__ = ["Pg8000Driver"]
 
 _PATIENCE = 10.0  # seconds that a cancel may take, where no connect timeout is set
 
-_CANCEL_REQUEST = struct.pack("!2i", 16, 80877102)  # PostgreSQL's CancelRequest, without the key
-_TLS_REQUEST = struct.pack("!2i", 8, 80877103)  # its SSLRequest
-
 _BEFORE_TIMEOUT = 8  # parameters of connect()
 
 _IDLE, _FAILED = b"I", b"E"  # what the server says of the transaction, when it is ready for more
@@ -128,6 +125,7 @@ class Pg8000Driver(Driver):
         used, key = raw._usock, raw._backend_key_data  # noqa: SLF001 - they have no other names
         if key is None:  # a proxy that cannot cancel
             return None
+        request = _postgres.cancel_request(*struct.unpack("!2i", key))
         family, address = used.family, used.getpeername()
 
         def cancel(_ask: Callable[[], Mapping[str, Any]]) -> None:
@@ -136,7 +134,7 @@ class Pg8000Driver(Driver):
                 plain.connect(address)
                 with _as_safe_as(used, plain) as side:
                     try:
-                        side.sendall(_CANCEL_REQUEST + key)
+                        side.sendall(request)
                         side.recv(1)
                     except OSError as error:
                         raise Unanswered("the cancel request had no answer") from error
@@ -223,7 +221,7 @@ def _as_safe_as(used: Any, plain: socket.socket) -> socket.socket:
     """Speak TLS on a new socket where a used one does."""
     if not isinstance(used, ssl.SSLSocket):
         return plain
-    plain.sendall(_TLS_REQUEST)
+    plain.sendall(_postgres.TLS_REQUEST)
     if plain.recv(1) != b"S":
         raise ConnectionError("the server refuses TLS for a cancel request")
     return used.context.wrap_socket(plain, server_hostname=used.server_hostname)
