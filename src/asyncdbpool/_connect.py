@@ -14,6 +14,7 @@ import anyio
 
 from asyncdbpool._options import Credentials, Options
 from asyncdbpool._record import BaseSession, Record
+from asyncdbpool._secrets import Secrets
 from asyncdbpool._ways import Way
 from asyncdbpool._workers import Executor, Hand, Job
 from asyncdbpool.drivers import BaseDriver
@@ -55,15 +56,16 @@ class ConnectArguments:
         return self._notes[-1] if self._notes else {}
 
     def redact(self, text: str) -> str:
-        """Take out of a text what may be a password: secret keywords and whole DSNs."""
-        secrets = [value for value in self.args if isinstance(value, str)]
+        """Take out what may be a password: secret keywords, DSNs, and what is in them."""
+        secrets = Secrets()
+        for value in self.args:
+            if isinstance(value, str):
+                secrets.keep(value)
         for keywords in (self.kwargs, *self._notes):
             for name, value in keywords.items():
                 if any(part in name.lower() for part in _SECRETS):
-                    secrets.append(str(value))
-        for secret in sorted(filter(None, secrets), key=len, reverse=True):
-            text = text.replace(secret, "***")
-        return text
+                    secrets.keep(str(value))
+        return secrets.redact(text)
 
 
 class Owner(Protocol):

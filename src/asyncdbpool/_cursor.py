@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from asyncdbpool._queries import CHUNK
@@ -130,12 +130,19 @@ class CursorCore:
     # Calls that give a new result
 
     def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run `execute`, `executemany`, `callproc` or `nextset`, and bring the first rows."""
+        """Run `execute`, `executemany` or `callproc`, and bring the first rows."""
         raw = self.give_birth()
         self.assign()
-        method = getattr(raw, name)
-        if name == "nextset":
-            method = partial(self._session.driver.next_result, raw)
+        return self._renewed(getattr(raw, name), *args, **kwargs)
+
+    def next_result(self) -> Any:
+        """Go on to the next result, and bring its first rows."""
+        raw = self.give_birth()
+        self.assign()
+        return self._renewed(self._session.driver.next_result, raw)
+
+    def _renewed(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call what gives a new result."""
         self._forget_rows()
         try:
             result = method(*args, **kwargs)

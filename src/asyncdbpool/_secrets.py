@@ -1,4 +1,4 @@
-"""What the command may not show: passwords, and the text of a DSN that holds one."""
+"""What no text may show: passwords, and the text of a DSN that holds one."""
 
 from __future__ import annotations
 

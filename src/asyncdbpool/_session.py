@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from asyncdbpool import _queries
+from asyncdbpool._broken import refuse_if_no_connection, refuse_if_no_cursor
 from asyncdbpool._cursor import CursorCore
 from asyncdbpool._gate import Gate
 from asyncdbpool._standing import SEVERAL, Standing, learning
@@ -75,7 +76,7 @@ class Session:
         self._pool = pool
         self.driver = driver
         self.raw: Any = driver.connect(args, kwargs)
-        _refuse_if_no_connection(pool, driver, self.raw)
+        refuse_if_no_connection(pool, driver, self.raw)
         self._arguments = args, kwargs
         self.cursors: set[CursorCore] = set()
         self.litter: deque[CursorCore] = deque()
@@ -98,7 +99,7 @@ class Session:
         """Set up a new connection; what `setup` has done is committed."""
         try:
             cursor = self.raw.cursor()
-            _refuse_if_no_cursor(self._pool, self.driver, cursor)
+            refuse_if_no_cursor(self._pool, self.driver, cursor)
             self.cursor_class = type(cursor)
             self.cursor_kind = self.driver.cursor_kind(cursor)
             cursor.close()
@@ -486,36 +487,3 @@ class Session:
 
 _ENDS = (Session.commit, Session.rollback, Session.withdraw)
 """No statements: an attribute's assignment that fails must not keep them from their work."""
-
-
-def _refuse_if_no_connection(pool: str, driver: Driver, raw: Any) -> None:
-    """Say at once what `connect()` has returned instead."""
-    said = f"pool {pool!r}: connect() of {driver.module!r} returned"
-    if raw is None:
-        raise PoolError(f"{said} None, not a connection")
-    if inspect.isawaitable(raw):
-        _end_quietly(raw)
-        raise PoolError(
-            f"{said} {type(raw).__name__}, which is to be awaited; an asyncio driver that this "
-            "library does not know needs `driver=`, a NativeDriver"
-        )
-    if not callable(getattr(raw, "cursor", None)):
-        with suppress(Exception):  # whatever it is, nobody else would close it
-            driver.close(raw)
-        raise PoolError(f"{said} {type(raw).__name__}, which has no cursor(), not a connection")
-
-
-def _refuse_if_no_cursor(pool: str, driver: Driver, cursor: Any) -> None:
-    """Say so ahead of the first statement."""
-    if not callable(getattr(cursor, "execute", None)):
-        _end_quietly(cursor)
-        raise PoolError(
-            f"pool {pool!r}: cursor() of a connection of {driver.module!r} returned "
-            f"{type(cursor).__name__}, which has no execute(), not a cursor"
-        )
-
-
-def _end_quietly(pending: Any) -> None:
-    """Close a coroutine that nobody is to await."""
-    if isinstance(pending, Coroutine):
-        pending.close()

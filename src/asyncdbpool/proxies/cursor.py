@@ -81,7 +81,7 @@ class Cursor:
     @_optional
     async def nextset(self) -> Any:
         """Go to the next result set; None at the end."""
-        return await self._on_thread(self._core.call, "nextset", (), {})
+        return await self._on_thread(self._core.next_result)
 
     @_optional
     async def setinputsizes(self, *sizes: Any) -> Any:
