@@ -1,7 +1,9 @@
 """Cancels that get no answer: the network has swallowed them, or they come when nobody knows."""
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -212,20 +214,34 @@ async def test_a_kill_whose_own_connection_is_lost_is_unanswered(
         await kill(nothing)
 
 
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [(ConnectionResetError(), Unanswered), (ConnectionRefusedError(), ConnectionRefusedError)],
-)
-async def test_a_cancel_request_that_is_reset_is_unanswered(
-    error: Exception, expected: type[Exception]
-) -> None:
-    async def request(sent: asyncio.Future[None]) -> None:
-        sent.set_exception(error)
-
-    cancel = AsyncpgDriver(asyncpg).canceller(SimpleNamespace(_cancel=request), (), {})
+def asyncpgs_cancel(place: tuple[str, int]) -> Callable[[], Awaitable[None]]:
+    """Send a cancel request to a place, as for a connection that goes there."""
+    told = SimpleNamespace(backend_pid=7, backend_secret=-1)
+    params = SimpleNamespace(ssl=None)
+    raw = SimpleNamespace(_cancel=None, _addr=place, _params=params, _protocol=told)
+    cancel = AsyncpgDriver(asyncpg).canceller(raw, (), {})
     assert cancel is not None
-    with pytest.raises(expected):
-        await cancel(nothing)
+    return lambda: cancel(nothing)
+
+
+async def test_a_cancel_request_that_is_reset_is_unanswered() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(16)
+        at_once = struct.pack("ii", 1, 0)  # close with a reset
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        cancel = asyncpgs_cancel(server.sockets[0].getsockname())
+        with pytest.raises(Unanswered, match="the cancel request had no answer"):
+            await cancel()
+
+
+async def test_a_cancel_request_that_is_refused_is_told_as_it_is() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        place = taken.getsockname()
+    with pytest.raises(ConnectionRefusedError):
+        await asyncpgs_cancel(place)()
 
 
 class DeafMySQLdb(MySQLdbDriver):
