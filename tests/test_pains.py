@@ -1126,13 +1126,13 @@ async def test_pain_22_rows_come_in_batches_on_the_pools_own_threads(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hops: list[str] = []
-    submit = Worker.submit
+    put = Worker.put
 
-    def counted(worker: Worker, *args: Any) -> Job:
+    def counted(worker: Worker, job: Job) -> None:
         hops.append(worker._thread.name)
-        return submit(worker, *args)
+        put(worker, job)
 
-    monkeypatch.setattr(Worker, "submit", counted)
+    monkeypatch.setattr(Worker, "put", counted)
     over = threading.Event()
     busy = concurrent.futures.ThreadPoolExecutor(1, "busy")
     asyncio.get_running_loop().set_default_executor(busy)
@@ -1149,17 +1149,17 @@ async def test_pain_22_rows_come_in_batches_on_the_pools_own_threads(
             hops.clear()
             rows = [row async for row in await conn.execute(database.rows(5000))]
             assert rows == expected(5000)
-            assert len(hops) <= 5000 / 100, "iteration"
+            assert 1 < len(hops) <= 5000 / 100, "iteration"
 
             hops.clear()
             cursor = await conn.execute(database.rows(5000))
             while await cursor.fetchone() is not None:
                 pass
-            assert len(hops) <= 5000 / 100, "fetchone"
+            assert 1 < len(hops) <= 5000 / 100, "fetchone"
 
             hops.clear()
             assert len(await pool.fetch_all(database.rows(5000))) == 5000
-            assert len(hops) <= 3, "a one-shot, on a connection of its own"
+            assert 1 <= len(hops) <= 3, "a one-shot, on a connection of its own"
             assert set(hops) <= set(threads(pool.name))
     finally:
         limiter.total_tokens = total
