@@ -248,6 +248,23 @@ def course(seed: int | None) -> list[str]:
     return seen
 
 
+@virtual_time
+async def test_a_thread_that_takes_its_time_to_end_is_waited_for() -> None:
+    fake = Fake()
+    async with fake.pool(max_size=1) as pool:
+        fake.connect.once(NEVER)
+        fake.close.once(2.0)
+        waiter = asyncio.create_task(pool.get())
+        await settle()
+        await pool.close(0)
+        fake.connect.release()  # its thread has nothing left to do but to close what it has made
+        await asyncio.sleep(1)
+        assert fake.open == 1
+        await asyncio.sleep(2)
+        assert fake.open == 0
+        await asyncio.wait([waiter])
+
+
 def test_the_same_seed_gives_the_same_course_and_others_give_others() -> None:
     courses = [course(seed) for seed in (None, 1, 2, 3, 4)]
     assert [course(seed) for seed in (None, 1, 2, 3, 4)] == courses

@@ -72,7 +72,7 @@ class Clock:
         self._random = None if seed is None else random.Random(seed)  # noqa: S311 - no secret
         self._resting: list[_Resting] = []  # in the order in which they came to rest
         self._running: set[object] = set()  # workers; a queue stands for one that has yet to come
-        self._ending = False  # one of them will not rest any more
+        self._leaving: set[object] = set()  # those whose next end of a run may be their last
         self._over = False
         self._changed = threading.Condition()
 
@@ -106,7 +106,7 @@ class Clock:
     def leave(self) -> None:
         """Note that this thread is about to end."""
         with self._changed:
-            self._ending = True
+            self._leaving.add(threading.current_thread())
             self._changed.notify_all()
 
     # On the event loop's thread
@@ -153,12 +153,11 @@ class Clock:
         give_up_at = time.monotonic() + _PATIENCE
         with self._changed:
             while self._running:
-                self._changed.wait(_LAST_STEPS if self._ending else _PATIENCE)
-                if self._ending:
-                    self._running = {who for who in self._running if not _has_ended(who)}
+                about_to_end = self._leaving & self._running
+                self._changed.wait(_LAST_STEPS if about_to_end else _PATIENCE)
+                self._running -= {who for who in about_to_end if _has_ended(who)}
                 if time.monotonic() > give_up_at:
                     raise RuntimeError("the test is stuck: a worker does not come to rest")
-            self._ending = False
 
 
 def _has_ended(who: object) -> bool:
