@@ -1634,6 +1634,39 @@ async def test_a_coroutine_that_is_closed_in_line_costs_nothing(closed: str) -> 
     assert (waiting, taken, asked.order) == (0, 0, [])
 
 
+@pytest.mark.parametrize("permit", ["comes back", "is out"])
+@virtual_time
+async def test_one_that_is_put_back_after_the_close_is_sent_away_like_the_others(
+    permit: str,
+) -> None:
+    asked = Asked()
+    async with asked.fake.pool(max_size=2, timeout=None) as pool:
+        conn = await pool.get()
+        asked.fake.execute.once(NEVER)
+        running, in_hand, behind = await lined_up(pool, 1, 2, 3)
+        (shot,) = (token for lease in engine_of(pool).leases for token in lease.record.tokens)
+        assert isinstance(shot, Shot)
+        following = shot._relay.next_for(shot)
+        assert following is not None
+        closing = asyncio.create_task(pool.close())
+        await ticks(4)
+        assert not in_hand.done()
+        assert isinstance(behind.exception(), PoolClosed)
+        running.cancel()  # so a thread that has taken another one along puts that back
+        await ticks(2)
+        shot._relay.put_back(following)
+        if permit == "comes back":
+            await pool.put(conn)
+        asked.fake.execute.release()
+        await settle()
+        assert in_hand.done()
+        assert isinstance(in_hand.exception(), PoolClosed)
+        if conn:
+            await pool.put(conn)
+        await closing
+        assert (pool.stats().waiting, asked.order) == (0, [1])
+
+
 @virtual_time
 async def test_one_that_is_put_back_still_has_its_deadline() -> None:
     asked = Asked()

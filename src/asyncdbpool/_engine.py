@@ -178,7 +178,7 @@ class Engine:
 
     def _serve_line(self) -> bool:
         """Give a permit that has become free to the first in line, if there is one."""
-        waiter = self.line.first()
+        waiter = None if self.closing else self.line.first()
         if waiter is None:
             return False
         record = self._take_idle()
@@ -201,6 +201,8 @@ class Engine:
         """Serve those whom a permit has missed, since a thread had them in its hand."""
         if self.line.disturbed:
             self.line.disturbed = False
+            if self.closing:  # which could not send them away
+                self.line.disband(self.refusals.closed)
             while not self.permits.locked() and self.line.peek() is not None:
                 self.permits.take()
                 self.permits.release()
