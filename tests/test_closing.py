@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from asyncdbpool import ConnectionPool, ConnectionReturned, PoolClosed, WrongEventLoop
+from asyncdbpool import (
+    ConnectionPool,
+    ConnectionReturned,
+    ConnectTimeout,
+    PoolClosed,
+    WrongEventLoop,
+)
 from asyncdbpool.testing import (
     NEVER,
     Fake,
@@ -486,3 +492,47 @@ async def test_an_open_that_fails_for_nobody_is_not_reported_as_forgotten() -> N
         gc.collect()  # a task whose error nobody has seen says so when it goes
         await settle()
         assert pool.size == 0
+
+
+@virtual_time
+async def test_an_open_that_fails_late_ends_nothing_that_was_opened_after_it() -> None:
+    fake = Fake()
+    fake.connect.once(None, refuse_late)
+    async with fake.pool(min_size=2, max_size=2, cancel_grace=1) as pool:
+        failing = asyncio.create_task(pool.open())
+        await settle()
+        fake.execute.once(NEVER)
+        hanging = asyncio.create_task(pool.fetch_val("SELECT n"))
+        await asyncio.sleep(3)
+        await pool.close(0)  # is faster than the end of the open, which waits for who borrows
+        assert not failing.done()
+        await pool.open()
+        conn = await pool.get()
+        with pytest.raises(fake.OperationalError, match="no such user"):
+            await failing
+
+        await pool.put(conn)
+        assert (pool.size, pool.idle, pool.free) == (2, 2, 2)
+        assert fake.connect.calls == 4
+        fake.execute.release()
+        await asyncio.wait([hanging])
+
+
+@virtual_time
+async def test_an_open_waits_for_its_own_connections_whatever_became_of_one_before_it() -> None:
+    fake = Fake()
+    fake.connect.once(NEVER, 59.0)
+    async with fake.pool(min_size=1, connect_timeout=60, cancel_grace=1) as pool:
+        failing = asyncio.create_task(pool.open())
+        await asyncio.sleep(1)
+        await pool.close(0)
+        first = asyncio.create_task(pool.open())
+        with pytest.raises(ConnectTimeout):
+            await failing
+        second = asyncio.create_task(pool.open())
+        await settle()
+        assert (first.done(), second.done()) == (False, False)
+        await asyncio.wait([first, second])
+        assert pool.idle == 1
+        fake.connect.release()
+        await settle()

@@ -201,7 +201,8 @@ class ConnectionPool:
                 await self._end(engine, _PATIENCE)
             raise
         finally:
-            self._opening = None
+            own = asyncio.current_task()  # the pool may have been opened anew
+            self._opening = None if self._opening is own else self._opening
 
     async def close(self, timeout: float | None = _PATIENCE) -> None:
         """Close the pool: nothing is left, no connection, thread or task.
@@ -227,7 +228,8 @@ class ConnectionPool:
 
     async def _end(self, engine: Engine, timeout: float | None) -> None:
         await engine.shut_down(timeout)
-        self._engine = None
+        if self._engine is engine:  # otherwise somebody else's close was faster
+            self._engine = None
 
     async def __aenter__(self) -> Self:
         return await self.open()
