@@ -386,6 +386,25 @@ async def test_an_open_during_a_close_waits_for_its_end() -> None:
 
 
 @virtual_time
+async def test_an_open_goes_on_with_a_close_whose_task_was_cancelled() -> None:
+    fake = Fake()
+    async with fake.pool(max_size=1) as pool:
+        lent = await pool.get()
+        closing = asyncio.create_task(pool.close())
+        await settle()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()  # as some do at the end of a program
+        await asyncio.wait([closing])
+        opening = asyncio.create_task(pool.open())
+        await settle()
+        assert (opening.done(), pool.closed) == (False, True), "the borrower may finish"
+        await pool.put(lent)
+        await opening
+        assert await pool.fetch_val("SELECT n") == 1
+        assert fake.connect.calls == 2
+
+
+@virtual_time
 async def test_a_close_that_the_driver_fails_is_a_close_all_the_same() -> None:
     fake = Fake()
     async with fake.pool() as pool:

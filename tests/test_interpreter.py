@@ -214,6 +214,32 @@ def test_a_loop_closed_during_a_close() -> None:
     fake.check(pool)
 
 
+def test_a_loop_that_is_closed_during_a_close_without_ending_its_tasks() -> None:
+    fake = Fake()
+    pool = make(fake, max_size=1)
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda _, context: None)  # a task of the loop's was still pending
+
+    async def interrupted() -> Connection:
+        conn = await pool.get()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(pool.close(), 0.05)
+        return conn
+
+    conn = loop.run_until_complete(interrupted())
+    loop.close()
+
+    async def again() -> None:
+        with pytest.warns(ResourceWarning, match="its connections are dropped"):
+            await pool.open()
+        assert not conn
+        await pool.close()
+
+    asyncio.run(again())
+    join_threads(pool)
+    fake.check(pool)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("step", ["connect", "execute", "fetch", "commit"])
 @virtual_time

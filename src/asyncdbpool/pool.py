@@ -179,8 +179,8 @@ class ConnectionPool:
             ConnectTimeout: A connect took longer than `connect_timeout`.
             Exception: What the driver raised for a connect that failed; the pool is as it was.
         """
-        if self._ending is not None and not self._ending.done():
-            await asyncio.shield(self._ending)
+        if self._running() is not None and self._ending is not None:
+            await self.close()  # joins the one under way, or goes on with one that was cut short
         if self._running() is None:
             engine, was_closed, self._closed = self._start(), self._closed, False
             self._opening = engine.loop.create_task(
@@ -278,7 +278,7 @@ class ConnectionPool:
         return None
 
     def _start(self) -> Engine:
-        self._engine = Engine(self._plan, self._options)
+        self._engine, self._ending = Engine(self._plan, self._options), None
         _forks.watch(self, ConnectionPool._disown)
         return self._engine
 
