@@ -31,7 +31,10 @@ from asyncdbpool.testing import (
 
 __all__ = ["simulate"]
 
-STEPS = ("cursor", "execute", "fetch", "cursor_close", "commit", "rollback", "ping", "reset")
+STEPS = (
+    *("connect", "cursor", "execute", "fetch", "cursor_close", "commit", "rollback"),
+    *("ping", "reset", "close", "cancel"),
+)
 LENGTH = 40.0  # virtual seconds in which tasks begin
 RUSH = 2.0  # the same where all come at once
 GRACE = 3.0  # cancel_grace
