@@ -9,6 +9,7 @@ import pytest
 from asyncdbpool import ConnectionPool, PoolTimeout
 from asyncdbpool._quota import Cap, Quota
 from asyncdbpool.testing import NEVER, Fake, check_invariants, now, settle, virtual_time
+from asyncdbpool.testing.invariants import join_threads
 
 
 @asynccontextmanager
@@ -383,6 +384,31 @@ def test_of_what_a_pool_holds_on_a_closed_loop_what_it_has_given_back_is_left_ou
     member.loop.close()
     assert [other.take(for_waiter=True) for _ in range(3)] == [True, True, False]
     assert cap.taken == 5
+
+
+def test_what_a_close_has_left_in_a_hung_call_is_taken_back_once_its_loop_is_closed() -> None:
+    fake, cap = Fake(), Cap("max_total", 1)
+    pool = ConnectionPool(fake, driver=fake.driver(), cancel_grace=0.01, timeout=5)
+    pool.share([cap])
+    fake.execute.once(NEVER)
+
+    async def leave() -> None:
+        hanging = asyncio.create_task(pool.fetch_val("SELECT n"))
+        await asyncio.sleep(0.05)
+        await pool.close(0)
+        hanging.cancel()
+
+    async def again() -> object:
+        async with pool:
+            return await pool.fetch_val("SELECT n")
+
+    asyncio.run(leave())
+    assert cap.taken == 1
+    fake.execute.release()
+    join_threads(pool)
+    assert fake.open == 0
+    assert asyncio.run(again()) == 1
+    assert cap.taken == 0
 
 
 @virtual_time

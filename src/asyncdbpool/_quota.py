@@ -96,6 +96,8 @@ class Quota:
 
     def join(self, member: Member) -> None:
         """Serve this pool from now on (again, after a close and an open)."""
+        if self.member is not None and self.member.loop.is_closed():
+            self.forfeit()  # what its close has left in hung calls, whose ends nobody tells now
         self.member = member
         self.in_line = False
 
