@@ -99,7 +99,7 @@ async def test_the_module_s_old_interface_works_too(database: Database) -> None:
 
 
 def test_nothing_is_said_of_a_transaction_ahead_of_the_first_answer() -> None:
-    raw = SimpleNamespace(_transaction_status=None)
+    raw = SimpleNamespace(_transaction_status=None, _usock=object())
     assert Pg8000Driver(pg8000.dbapi).in_transaction(raw) is None
 
 
@@ -230,6 +230,21 @@ async def test_a_connection_that_is_closed_is_not_lent_again_in_autocommit_eithe
             with pytest.raises(ZeroDivisionError):
                 await conn.run(misspeak)
         assert (pool.size, pool.stats().discarded) == (0, 1)
+
+
+async def test_a_connection_whose_answer_came_too_late_is_not_lent_again(
+    database: Database,
+) -> None:
+    async with ConnectionPool(
+        pg8000.dbapi,
+        connect_kwargs={**database.arguments, "timeout": 0.3},
+        max_size=1,
+        **SUBJECT.autocommits,
+    ) as pool:
+        with pytest.raises(TimeoutError):
+            await pool.fetch_val("SELECT pg_sleep(0.6)")
+        assert await pool.fetch_val("SELECT 7") == 7
+        assert (pool.stats().created, pool.stats().discarded) == (2, 1)
 
 
 async def test_a_block_takes_over_what_was_begun_before(database: Database) -> None:

@@ -58,8 +58,14 @@ class Pg8000Driver(Driver):
     # Transactions
 
     def in_transaction(self, raw: Any) -> bool | None:
-        """The server tells with every answer; anything but idle wants a rollback."""
-        status = raw._transaction_status  # noqa: SLF001 - it has no other name
+        """The server tells with every answer; anything but idle wants a rollback.
+
+        Raises:
+            InterfaceError: This side has closed the connection, so its last answer proves nothing.
+        """
+        if raw._usock is None:  # noqa: SLF001 - it has no other name
+            raise self.module.InterfaceError("connection is closed")
+        status = raw._transaction_status  # noqa: SLF001 - as above
         return None if status is None else bool(status != _IDLE)
 
     def begin(self, raw: Any) -> None:
@@ -95,11 +101,8 @@ class Pg8000Driver(Driver):
     def restore(self, raw: Any, memory: Any) -> None:
         """Set it up as it was.
 
-        A closed connection may have had nothing to roll back, and an id of a two-phase
-        transaction would be taken for one of the next borrower's.
+        An id of a two-phase transaction would be taken for one of the next borrower's.
         """
-        if raw._usock is None:  # noqa: SLF001 - as above
-            raise self.module.InterfaceError("connection is closed")
         if raw._xid is not None:  # noqa: SLF001 - as above
             raise self.module.InterfaceError("a two-phase transaction was left behind")
         raw.autocommit, *before = memory
