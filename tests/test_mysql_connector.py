@@ -211,6 +211,22 @@ def test_a_kill_that_hits_what_is_left_of_a_stream_is_absorbed(
         assert cursor.fetchall() == [(7,)]
 
 
+@pytest.mark.parametrize("sql", ["SELECT 1; SELECT 2; SELECT 3", "CALL several()"])
+def test_results_that_nobody_has_asked_for_are_no_answer_to_what_follows_a_cancel(
+    database: Database, sql: str
+) -> None:
+    database.change(
+        "CREATE OR REPLACE PROCEDURE several() BEGIN SELECT 1; SELECT 2; SELECT 3; END"
+    )
+    driver = MySQLConnectorDriver(module)
+    with closing(driver.connect((), database.arguments)) as raw:
+        raw.cursor().execute(sql)
+        driver.absorb_cancel(raw)
+        cursor = raw.cursor()
+        cursor.execute("SELECT 7")
+        assert cursor.fetchall() == [(7,)]
+
+
 # ------------------------------------------------------------------------------------------------
 # Cursors
 

@@ -120,9 +120,13 @@ class MySQLConnectorDriver(MySQLKin):
         return {"init_command": None, "sql_mode": None, "time_zone": None}
 
     def absorb_cancel(self, raw: Any) -> None:
-        """Read what is left of a result first, which may be where the kill has hit."""
+        """Read what is left of all results first, which may be where the kill has hit.
+
+        The module would take one that it has not asked for yet for the answer to the next command.
+        """
         try:
             raw.consume_results()
+            self._skip_results(raw)
         except self.module.Error as error:
             if _mysql.number(error, self.module) != _mysql.INTERRUPTED:
                 raise
