@@ -307,6 +307,17 @@ def test_what_may_pass_is_told_from_what_is_wrong_for_good(database: Database) -
         assert driver.is_transient(caught.value) is transient
 
 
+async def test_an_answer_that_comes_too_late_is_not_the_next_borrower_s(
+    database: Database,
+) -> None:
+    async with database.opened(max_size=1, read_timeout=1) as pool:
+        with pytest.raises(module.errors.ReadTimeoutError):
+            await pool.fetch_val("SELECT SLEEP(1.5)")
+        for _ in range(2):
+            assert await pool.fetch_val("SELECT 7") == 7
+        assert (pool.stats().created, pool.stats().discarded) == (2, 1)
+
+
 async def test_a_connection_that_its_borrower_has_closed_is_lost(database: Database) -> None:
     def close(raw: Any) -> None:
         raw.close()

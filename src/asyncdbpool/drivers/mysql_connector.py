@@ -158,6 +158,15 @@ class MySQLConnectorDriver(MySQLKin):
         error: BaseException = self.module.OperationalError(text, number)
         return error
 
+    def is_disconnect(self, error: BaseException, raw: Any) -> bool:
+        """Also one of the module's own timeouts, whose answer is still to come.
+
+        The module says that it closes the connection then, and does not.
+        """
+        errors = self.module.errors
+        timeouts = (errors.ReadTimeoutError, errors.WriteTimeoutError)
+        return isinstance(error, timeouts) or super().is_disconnect(error, raw)
+
     def is_transient(self, error: BaseException) -> bool:
         """A host without an address has the number of one that refuses."""
         cause = getattr(error, "__cause__", None)
