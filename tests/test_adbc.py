@@ -207,7 +207,9 @@ async def test_the_schema_that_a_borrower_has_chosen_ends_with_its_lease(
     pool: ConnectionPool,
 ) -> None:
     async with pool.connection() as conn:
-        before = conn.adbc_current_db_schema
+        before = await conn.run(lambda raw: raw.adbc_current_db_schema)
+        with pytest.raises(PoolError, match="adbc_current_db_schema asks the server"):
+            _ = conn.adbc_current_db_schema
         conn.adbc_current_db_schema = "information_schema"
         assert await conn.fetch_val("SELECT current_schema()") == "information_schema"
     assert await pool.fetch_val("SELECT current_schema()") == before

@@ -9,6 +9,7 @@ from typing import Any
 import mysql.connector as module
 import pytest
 
+from asyncdbpool import PoolError
 from asyncdbpool.drivers.mysql_connector import MySQLConnectorDriver
 from support.access import backend, kill, tell
 from support.activity import Activity
@@ -129,6 +130,17 @@ async def test_what_a_borrower_does_to_his_session_ends_with_his_lease(
                 assert await conn.fetch_val("SELECT @@time_zone") == zone
         assert pool.stats().created == 1
     assert before[2:] == ("utf8mb4", int(bool(options)), 10, "é")
+
+
+@pytest.mark.parametrize("name", ["autocommit", "database", "sql_mode", "time_zone"])
+async def test_what_asks_the_server_is_not_read_on_the_loop(database: Database, name: str) -> None:
+    async with database.opened(max_size=1) as pool, pool.connection() as conn:
+        with pytest.raises(PoolError, match=f"{name} asks the server .* in a function for run"):
+            getattr(conn, name)
+        value = await conn.run(getattr, name)
+        setattr(conn, name, value)
+        assert getattr(conn, name) == value
+        assert await conn.fetch_val("SELECT 7") == 7
 
 
 async def test_a_reset_needs_neither_a_database_nor_an_init_command(database: Database) -> None:

@@ -124,6 +124,7 @@ class ADBCPostgreSQLDriver(ADBCDriver, LibpqDriver):
     dsn_keyword: ClassVar[str] = "uri"
     code_attribute: ClassVar[str] = "sqlstate"
     session_attributes: ClassVar[tuple[str, ...]] = ("autocommit",)
+    asking_attributes: ClassVar[frozenset[str]] = frozenset({"adbc_current_db_schema"})
 
     def connect(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Connect by a URI, a connection string or libpq's keywords, which add to either."""

@@ -43,9 +43,12 @@ class Driver(BaseDriver):
     Attributes:
         session_attributes: Attributes that one borrower's methods may change and the next must
             find as they were.
+        asking_attributes: Attributes of the connection that ask the server when they are read,
+            and so cannot be read on the event loop.
     """
 
     session_attributes: ClassVar[tuple[str, ...]] = ()
+    asking_attributes: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, module: Any) -> None:
         super().__init__(module)

@@ -22,6 +22,9 @@ class MySQLConnectorDriver(MySQLKin):
     Its `autocommit` asks the server each time, and its `cursor()` pings; both are avoided here.
     """
 
+    asking_attributes: ClassVar[frozenset[str]] = frozenset(
+        {"autocommit", "database", "sql_mode", "time_zone"}
+    )
     container: ClassVar[type] = list
 
     def connect(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
