@@ -455,6 +455,12 @@ def test_secrets_are_taken_out_of_a_text_whole_and_nothing_else_is() -> None:
     assert told == "me at here.example with ***, ***, ***; ***"
 
 
+def test_a_dsn_is_redacted_whatever_its_keyword_is() -> None:
+    arguments = ConnectArguments((), {"uri": "postgres://me:zab@here/shop", "host": "here"})
+    told = 'malformed: "postgres://me:zab@here/shop", with zab, at here'
+    assert arguments.redact(told) == 'malformed: "***", with ***, at here'
+
+
 def test_what_is_in_a_dsn_is_kept_out_of_texts_too_however_it_is_written() -> None:
     arguments = ConnectArguments(("postgres://me:z%40b%2Fc@here/shop",), {})
     for told in ("z@b/c", "z%40b%2Fc", "z%40b/c"):

@@ -14,7 +14,7 @@ import anyio
 
 from asyncdbpool._options import Credentials, Options
 from asyncdbpool._record import BaseSession, Record
-from asyncdbpool._secrets import Secrets
+from asyncdbpool._secrets import Secrets, is_secret
 from asyncdbpool._ways import Way
 from asyncdbpool._workers import Executor, Hand, Job
 from asyncdbpool.drivers import BaseDriver
@@ -63,8 +63,9 @@ class ConnectArguments:
                 secrets.keep(value)
         for keywords in (self.kwargs, *self._notes):
             for name, value in keywords.items():
-                if any(part in name.lower() for part in _SECRETS):
-                    secrets.keep(str(value))
+                word = str(value)
+                if any(part in name.lower() for part in _SECRETS) or is_secret(name, word):
+                    secrets.keep(word)
         return secrets.redact(text)
 
 
