@@ -284,6 +284,8 @@ async def test_libpq_s_keywords_add_to_a_uri_or_a_string(database: Database) -> 
     for uri in ((), ("application_name=other",), ("postgresql://?application_name=other",)):
         assert await told(*uri, application_name=hostile) == hostile
     assert await told(uri="postgresql:///", application_name=hostile, autocommit=True) == hostile
+    for uri in ((), ("postgresql:///",)):
+        assert await told(*uri, application_name=None) != "None"
 
 
 @ON_POSTGRES

@@ -410,8 +410,12 @@ def _hand_out(method: Callable[..., Any], cursor: Cursor, *args: Any, **kwargs: 
 
 
 def _joined(uri: str, words: Mapping[str, Any]) -> str:
-    """Add libpq's keywords to a URI or a connection string, where the last word counts."""
-    named = {"dbname" if name == "database" else name: str(words[name]) for name in words}
+    """Add libpq's keywords to a URI or a connection string, where the last word counts.
+
+    None leaves a keyword out, as with libpq's other modules.
+    """
+    given = {name: str(value) for name, value in words.items() if value is not None}
+    named = {"dbname" if name == "database" else name: given[name] for name in given}
     if "://" in uri.partition("=")[0]:
         return uri + ("&" if "?" in uri else "?") * bool(named) + urlencode(named, quote_via=quote)
     return " ".join([uri, *(f"{name}='{_escaped(value)}'" for name, value in named.items())])
