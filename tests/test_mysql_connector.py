@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import closing, suppress
 from typing import Any
 
@@ -328,6 +329,14 @@ async def test_an_answer_that_comes_too_late_is_not_the_next_borrower_s(
         for _ in range(2):
             assert await pool.fetch_val("SELECT 7") == 7
         assert (pool.stats().created, pool.stats().discarded) == (2, 1)
+
+
+def test_a_server_that_does_not_answer_in_time_may_do_so_soon(database: Database) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        change = {"port": silent.getsockname()[1], "connection_timeout": 1}
+        with pytest.raises(module.errors.ConnectionTimeoutError) as caught:
+            module.connect(**{**database.arguments, **change})
+    assert MySQLConnectorDriver(module).is_transient(caught.value)
 
 
 async def test_a_connection_that_its_borrower_has_closed_is_lost(database: Database) -> None:

@@ -171,6 +171,8 @@ class MySQLConnectorDriver(MySQLKin):
         return isinstance(error, timeouts) or super().is_disconnect(error, raw)
 
     def is_transient(self, error: BaseException) -> bool:
-        """A host without an address has the number of one that refuses."""
+        """A host without an address has the number of one that refuses; a timeout has another."""
+        if isinstance(error, self.module.errors.ConnectionTimeoutError):
+            return True
         cause = getattr(error, "__cause__", None)
         return super().is_transient(error) and not isinstance(cause, socket.gaierror)
