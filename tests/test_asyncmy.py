@@ -187,6 +187,7 @@ async def test_what_may_pass_is_told_from_what_is_wrong_for_good(database: Datab
     driver = AsyncmyDriver(module)
     for change, transient in (
         ({"port": 1}, True),
+        ({"host": "nowhere.invalid"}, False),
         ({"password": "x"}, False),
         ({"database": "nowhere"}, False),
     ):

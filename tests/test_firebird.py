@@ -62,6 +62,7 @@ async def test_a_server_that_refuses_may_come_back_and_a_wrong_path_does_not(
     login = {name: database.arguments[name] for name in ("user", "password")}
     for name, transient in (
         (f"127.0.0.1/{free_port()}:/nowhere.fdb", True),
+        ("nowhere.invalid:/nowhere.fdb", False),
         (database.arguments["database"] + ".not", False),
     ):
         with pytest.raises(firebird.driver.DatabaseError) as caught:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar
@@ -203,8 +204,12 @@ class AiomysqlKin(NativeDriver):
         return _mysql.number(error, self.module) in _mysql.LOST
 
     def is_transient(self, error: BaseException) -> bool:
-        """Refused, lost while connecting, too many connections, shutting down."""
-        return _mysql.number(error, self.module) in _mysql.SOON
+        """Refused, lost while connecting, too many connections, shutting down.
+
+        A host without an address has the number of one that refuses.
+        """
+        soon = _mysql.number(error, self.module) in _mysql.SOON
+        return soon and not isinstance(error.__cause__, socket.gaierror)
 
     # Cursors
 

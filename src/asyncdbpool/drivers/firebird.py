@@ -22,6 +22,8 @@ _LOST = frozenset(
 )
 _NOTHING_TO_CANCEL = 335544933
 
+_NO_SUCH_HOST = 335544704
+
 _SOON = frozenset(
     {
         335544721,  # unable to complete network request to host
@@ -127,8 +129,12 @@ class FirebirdDriver(Driver):
         return bool(raw.is_closed()) or not _LOST.isdisjoint(_codes(error))
 
     def is_transient(self, error: BaseException) -> bool:
-        """Refused, lost while connecting, shut down for a while, too many connections."""
-        return not _SOON.isdisjoint(_codes(error))
+        """Refused, lost while connecting, shut down for a while, too many connections.
+
+        A host without an address has also the code of one that refuses.
+        """
+        codes = _codes(error)
+        return _NO_SUCH_HOST not in codes and not _SOON.isdisjoint(codes)
 
 
 def _codes(error: BaseException) -> tuple[int, ...]:
