@@ -45,10 +45,11 @@ class MySQLdbDriver(MySQLKin):
             **dict(zip(("host", "user", "password", "database"), args, strict=False)),
             **kwargs,
         }
+        name = asked.get("database", asked.get("db"))
         raw.change_user(
             asked.get("user") or "",
             asked.get("password", asked.get("passwd")) or "",
-            asked.get("database", asked.get("db")) or None,
+            *([name] if name else []),  # None is refused there
         )
         self.command(raw, "DO 0")  # the library learns autocommit and the like with an answer only
         if asked.get("init_command"):
