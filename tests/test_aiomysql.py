@@ -584,14 +584,6 @@ async def test_a_reset_is_a_new_session_on_the_old_connection(database: Database
         assert pool.stats().created == 1, "a reset is no reconnect"
 
 
-async def test_a_reset_needs_neither_a_database_nor_an_init_command(database: Database) -> None:
-    async with database.pool(max_size=1, db=None, init_command=None, cleanup="reset") as pool:
-        async with pool.connection() as conn:
-            await conn.execute("SET @mine = 1")
-        assert await pool.fetch_val("SELECT @mine") is None
-        assert pool.stats().created == 1
-
-
 async def test_a_reset_ends_the_transaction_and_the_stream(database: Database, items: str) -> None:
     async with database.pool(max_size=1, cleanup="reset") as pool:
         async with pool.connection() as conn:

@@ -90,11 +90,6 @@ async def test_what_a_borrower_does_to_his_session_ends_with_his_lease(
 
 async def test_without_a_database_there_is_no_way_back_to_none(database: Database) -> None:
     bare = {**database.arguments, "database": None, "init_command": None}
-    async with database.opened(**bare, cleanup="reset", max_size=1) as pool:
-        for _ in range(2):
-            async with pool.connection() as conn:
-                assert await conn.fetch_val("SELECT DATABASE()") is None
-        assert pool.stats().created == 1
     async with database.opened(**bare, max_size=1) as pool:
         async with pool.connection() as conn:
             await conn.select_db("information_schema")
@@ -158,17 +153,6 @@ async def test_a_half_read_stream_never_reaches_the_next_borrower(database: Data
             cursor = await conn.cursor(asyncmy.cursors.SSCursor)
             await cursor.execute(database.rows(5000))
             assert await cursor.fetchone() == (1, "row 1")
-        assert await pool.fetch_val("SELECT 7") == 7
-        assert pool.stats().created == 1
-
-
-async def test_results_that_nobody_has_read_never_reach_the_next_borrower(
-    database: Database,
-) -> None:
-    async with database.opened(max_size=1, **SUBJECT.several) as pool:
-        async with pool.connection() as conn:
-            cursor = await conn.cursor()
-            await cursor.execute("SELECT 1; SELECT 2; SELECT 3")
         assert await pool.fetch_val("SELECT 7") == 7
         assert pool.stats().created == 1
 

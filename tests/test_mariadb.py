@@ -74,21 +74,6 @@ async def test_the_flag_comes_with_rows_too(database: Database) -> None:
         assert await conn.run(look) == [True, True, True]
 
 
-async def test_what_a_procedure_has_begun_in_autocommit_never_reaches_the_next_borrower(
-    database: Database,
-) -> None:
-    database.change(
-        WARES,
-        "CREATE OR REPLACE PROCEDURE half() BEGIN START TRANSACTION;"
-        " INSERT INTO goods VALUES (1); SELECT nothing FROM goods; END",
-    )
-    async with database.opened(max_size=1, autocommit=True) as pool:
-        async with pool.connection() as conn:
-            with pytest.raises(module.Error, match="nothing"):
-                await conn.execute("CALL half()")
-        assert await pool.fetch_all("SELECT id FROM goods") == []
-
-
 # ------------------------------------------------------------------------------------------------
 # Sessions
 
@@ -119,15 +104,6 @@ async def test_what_a_borrower_does_to_his_session_ends_with_his_lease(
             assert not conn.auto_reconnect
         assert pool.stats().created == 1
     assert before[2:] == ("utf8mb4", autocommit, 10, "é")
-
-
-async def test_a_reset_needs_neither_a_database_nor_an_init_command(database: Database) -> None:
-    bare = {**database.arguments, "database": None, "init_command": None}
-    async with database.opened(**bare, cleanup="reset", max_size=1) as pool:
-        for _ in range(2):
-            async with pool.connection() as conn:
-                assert await conn.fetch_val("SELECT DATABASE()") is None
-        assert pool.stats().created == 1
 
 
 async def test_a_connection_that_was_made_anew_is_not_lent_again(
@@ -231,21 +207,6 @@ async def test_a_cursor_behind_its_last_result_is_still_of_use(
         assert await cursor.fetchall() == [(7,)]
 
 
-async def test_results_that_nobody_reads_are_in_nobodys_way(database: Database) -> None:
-    database.change(
-        "CREATE OR REPLACE PROCEDURE several() BEGIN SELECT 1; SELECT 2; SELECT 3; END"
-    )
-    async with database.opened(max_size=1) as pool:
-        async with pool.connection() as conn:
-            cursor = await conn.cursor()
-            await cursor.callproc("several")
-            assert await cursor.fetchall() == [(1,)]
-            assert await cursor.nextset()
-            assert await cursor.fetchall() == [(2,)]
-        assert await pool.fetch_val("SELECT 7") == 7
-        assert pool.stats().created == 1
-
-
 # ------------------------------------------------------------------------------------------------
 # Errors
 
@@ -262,21 +223,6 @@ def test_what_may_pass_is_told_from_what_is_wrong_for_good(database: Database) -
             module.connect(**{**database.arguments, **change})
         assert driver.is_transient(caught.value) is transient
         assert not driver.is_disconnect(caught.value, there)
-
-
-async def test_a_connection_that_its_borrower_has_closed_is_lost(database: Database) -> None:
-    def close(raw: Any) -> None:
-        raw.close()
-
-    async with database.opened(max_size=1) as pool:
-        async with pool.connection() as conn, conn.cursor() as cursor:
-            await cursor.execute("SELECT 1")
-            await conn.run(close)
-            for use in (conn, cursor):
-                with pytest.raises(module.ProgrammingError):
-                    await use.execute("SELECT 1")
-        assert await pool.fetch_val("SELECT 7") == 7
-        assert (pool.stats().created, pool.stats().discarded) == (2, 1)
 
 
 def test_a_connection_that_is_closed_has_no_descriptor(database: Database) -> None:

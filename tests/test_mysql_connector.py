@@ -83,21 +83,6 @@ async def test_a_block_is_a_transaction_also_where_a_statement_has_set_autocommi
         assert await pool.fetch_all("SELECT id FROM goods") == []
 
 
-async def test_what_a_procedure_has_begun_in_autocommit_never_reaches_the_next_borrower(
-    database: Database,
-) -> None:
-    database.change(
-        WARES,
-        "CREATE OR REPLACE PROCEDURE half() BEGIN START TRANSACTION;"
-        " INSERT INTO goods VALUES (1); SELECT nothing FROM goods; END",
-    )
-    async with database.opened(max_size=1, autocommit=True) as pool:
-        async with pool.connection() as conn:
-            with pytest.raises(module.Error, match="nothing"):
-                await conn.execute("CALL half()")
-        assert await pool.fetch_all("SELECT id FROM goods") == []
-
-
 # ------------------------------------------------------------------------------------------------
 # Sessions
 
@@ -142,15 +127,6 @@ async def test_what_asks_the_server_is_not_read_on_the_loop(database: Database, 
         setattr(conn, name, value)
         assert getattr(conn, name) == value
         assert await conn.fetch_val("SELECT 7") == 7
-
-
-async def test_a_reset_needs_neither_a_database_nor_an_init_command(database: Database) -> None:
-    bare = {**database.arguments, "database": None, "init_command": None}
-    async with database.opened(**bare, cleanup="reset", max_size=1) as pool:
-        for _ in range(2):
-            async with pool.connection() as conn:
-                assert await conn.fetch_val("SELECT DATABASE()") is None
-        assert pool.stats().created == 1
 
 
 async def test_a_reset_that_is_refused_costs_the_connection(
@@ -337,19 +313,6 @@ def test_a_server_that_does_not_answer_in_time_may_do_so_soon(database: Database
         with pytest.raises(module.errors.ConnectionTimeoutError) as caught:
             module.connect(**{**database.arguments, **change})
     assert MySQLConnectorDriver(module).is_transient(caught.value)
-
-
-async def test_a_connection_that_its_borrower_has_closed_is_lost(database: Database) -> None:
-    def close(raw: Any) -> None:
-        raw.close()
-
-    async with database.opened(max_size=1) as pool:
-        async with pool.connection() as conn:
-            await conn.run(close)
-            with pytest.raises(module.Error):
-                await conn.execute("SELECT 1")
-        assert await pool.fetch_val("SELECT 7") == 7
-        assert (pool.stats().created, pool.stats().discarded) == (2, 1)
 
 
 def test_a_connection_that_is_closed_has_no_descriptor(database: Database) -> None:

@@ -21,7 +21,6 @@ from asyncdbpool import ConnectionPool
 from asyncdbpool.drivers import Unanswered, find_driver
 from asyncdbpool.drivers import pg8000 as module_under_test
 from asyncdbpool.drivers.pg8000 import Pg8000Driver
-from support.access import backend, kill
 from support.activity import Activity
 from support.cancelling import cancelled_behind_a_reset
 from support.databases import Database
@@ -390,19 +389,6 @@ def test_a_server_that_gives_no_key_cannot_be_asked_to_cancel() -> None:
 
 # ------------------------------------------------------------------------------------------------
 # Errors
-
-
-async def test_a_killed_backend_is_known_for_a_lost_connection(
-    database: Database, postgres: PostgresServer
-) -> None:
-    async with database.opened(max_size=2) as pool:
-        async with pool.connection() as idle, pool.connection() as conn:
-            assert await idle.fetch_val("SELECT 1") == 1
-            kill(postgres, await backend(postgres, conn))
-            with pytest.raises(pg8000.dbapi.InterfaceError, match="network error"):
-                await conn.fetch_val("SELECT 1")
-        assert pool.size == 0, "all that were made before it are retired"
-        assert await pool.fetch_val("SELECT 1") == 1
 
 
 def test_a_read_only_server_is_as_good_as_lost_and_a_wrong_number_of_parameters_is_not() -> None:

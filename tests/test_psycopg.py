@@ -13,7 +13,7 @@ from psycopg import IsolationLevel
 from psycopg.rows import dict_row
 
 from asyncdbpool.drivers.psycopg import PsycopgDriver
-from support.access import backend, eventually, kill
+from support.access import eventually
 from support.activity import Activity
 from support.cancelling import cancelled_behind_a_reset, cancelled_without_an_answer
 from support.databases import Database, expected
@@ -270,19 +270,6 @@ async def test_a_pipeline_that_is_left_open_costs_the_connection(database: Datab
 
 # ------------------------------------------------------------------------------------------------
 # Errors
-
-
-async def test_a_killed_backend_is_known_for_a_lost_connection(
-    database: Database, postgres: PostgresServer
-) -> None:
-    async with database.opened(max_size=2) as pool:
-        async with pool.connection() as idle, pool.connection() as conn:
-            assert await idle.fetch_val("SELECT 1") == 1
-            kill(postgres, await backend(postgres, conn))
-            with pytest.raises(psycopg.OperationalError):
-                await conn.fetch_val("SELECT 1")
-        assert pool.size == 0, "all that were made before it are retired"
-        assert await pool.fetch_val("SELECT 1") == 1
 
 
 def test_a_read_only_server_is_as_good_as_lost_and_a_unique_key_is_not() -> None:

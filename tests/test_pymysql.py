@@ -13,7 +13,6 @@ import pytest
 from pymysql.cursors import SSCursor
 
 from asyncdbpool.drivers.pymysql import PyMySQLDriver
-from support.access import backend, kill
 from support.activity import Activity
 from support.cancelling import cancelled_without_an_answer
 from support.databases import Database, expected
@@ -95,15 +94,6 @@ async def test_what_a_borrower_does_to_his_session_ends_with_his_lease(
     assert "ANSI_QUOTES" in before[1]
 
 
-async def test_a_reset_needs_neither_a_database_nor_an_init_command(database: Database) -> None:
-    bare = {**database.arguments, "database": None, "init_command": None}
-    async with database.opened(**bare, cleanup="reset", max_size=1) as pool:
-        for _ in range(2):
-            async with pool.connection() as conn:
-                assert await conn.fetch_val("SELECT DATABASE()") is None
-        assert pool.stats().created == 1
-
-
 async def test_a_connection_that_was_made_anew_is_not_lent_again(database: Database) -> None:
     def anew(raw: Any) -> None:
         raw._force_close()
@@ -114,17 +104,6 @@ async def test_a_connection_that_was_made_anew_is_not_lent_again(database: Datab
             await conn.run(anew)
             assert await conn.fetch_val("SELECT 1") == 1
         assert (pool.size, pool.stats().discarded) == (0, 1)
-
-
-async def test_a_ping_tells_a_killed_connection_and_makes_no_other(
-    database: Database, mariadb: MariaDBServer
-) -> None:
-    async with database.opened(max_size=1, check="always") as pool:
-        first = await backend(mariadb, pool)
-        assert await backend(mariadb, pool) == first
-        kill(mariadb, first)
-        assert await backend(mariadb, pool) != first
-        assert (pool.stats().created, pool.stats().discarded) == (2, 1)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -194,19 +173,6 @@ def test_a_side_connection_shares_the_tls_context_and_sets_nothing_up() -> None:
 # Errors
 
 
-async def test_a_killed_connection_is_known_for_a_lost_one(
-    database: Database, mariadb: MariaDBServer
-) -> None:
-    async with database.opened(max_size=2) as pool:
-        async with pool.connection() as idle, pool.connection() as conn:
-            assert await idle.fetch_val("SELECT 1") == 1
-            kill(mariadb, await backend(mariadb, conn))
-            with pytest.raises(pymysql.OperationalError):
-                await conn.fetch_val("SELECT 1")
-        assert pool.size == 0, "all that were made before it are retired"
-        assert await pool.fetch_val("SELECT 1") == 1
-
-
 async def test_a_socket_that_the_module_has_closed_is_a_lost_connection(
     activity: Activity,
 ) -> None:
@@ -218,21 +184,6 @@ async def test_a_socket_that_the_module_has_closed_is_a_lost_connection(
         await conn.close()
         assert (pool.size, pool.stats().discarded) == (0, 1)
     await activity.ends(connections=0)
-
-
-async def test_no_more_than_one_result_is_left_unread(database: Database) -> None:
-    database.change(
-        "CREATE OR REPLACE PROCEDURE several() BEGIN SELECT 1; SELECT 2; SELECT 3; END"
-    )
-    async with database.opened(max_size=1) as pool:
-        async with pool.connection() as conn:
-            cursor = await conn.cursor()
-            await cursor.callproc("several")
-            assert await cursor.fetchall() == ((1,),)
-            assert await cursor.nextset()
-            assert await cursor.fetchall() == ((2,),)
-        assert await pool.fetch_val("SELECT 7") == 7
-        assert pool.stats().created == 1
 
 
 def test_what_may_pass_is_told_from_what_is_wrong_for_good(database: Database) -> None:
@@ -249,21 +200,6 @@ def test_what_may_pass_is_told_from_what_is_wrong_for_good(database: Database) -
     assert driver.is_transient(pymysql.OperationalError(1040, "Too many connections"))
     assert driver.is_disconnect(pymysql.OperationalError(1290, ""), SimpleNamespace(open=True))
     assert not driver.is_disconnect(pymysql.IntegrityError(1062, ""), SimpleNamespace(open=True))
-
-
-async def test_what_a_procedure_has_begun_in_autocommit_never_reaches_the_next_borrower(
-    database: Database,
-) -> None:
-    database.change(
-        WARES,
-        "CREATE OR REPLACE PROCEDURE half() BEGIN START TRANSACTION;"
-        " INSERT INTO goods VALUES (1); SELECT nothing FROM goods; END",
-    )
-    async with database.opened(max_size=1, autocommit=True) as pool:
-        async with pool.connection() as conn:
-            with pytest.raises(pymysql.OperationalError, match="nothing"):
-                await conn.execute("CALL half()")
-        assert await pool.fetch_all("SELECT id FROM goods") == []
 
 
 def test_a_connection_that_is_closed_has_no_descriptor() -> None:

@@ -12,11 +12,9 @@ import pytest
 
 from asyncdbpool import ConnectionPool
 from asyncdbpool.drivers.pyodbc import Connection, Cursor, PyODBCDriver
-from support.access import backend, kill
 from support.activity import Activity
 from support.databases import Database, Values, expected
 from support.fixtures import described
-from support.servers import Server
 from support.ways import on_a_cursor
 
 ON_BOTH = [
@@ -156,19 +154,6 @@ def test_a_cancel_is_for_the_cursor_that_runs_and_makes_it_unsure_of_its_rows() 
 
 # ------------------------------------------------------------------------------------------------
 # Errors
-
-
-async def test_a_killed_connection_is_known_for_a_lost_one(
-    database: Database, server: Server
-) -> None:
-    async with database.opened(max_size=2) as pool:
-        async with pool.connection() as idle, pool.connection() as conn:
-            assert await idle.fetch_val("SELECT 1") == 1
-            kill(server, await backend(server, conn))
-            with pytest.raises(pyodbc.Error):
-                await conn.fetch_val("SELECT 1")
-        assert pool.size == 0, "all that were made before it are retired"
-        assert await pool.fetch_val("SELECT 1") == 1
 
 
 def test_what_may_pass_is_told_from_what_is_wrong_for_good(database: Database) -> None:

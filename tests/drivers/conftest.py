@@ -2,7 +2,7 @@
 
 A test that wants more than every driver has says so with `@pytest.mark.needs("savepoints")`; it
 runs with those that have it, and the drivers' own files (`tests/support/subjects/`) say of the
-others why they have not.
+others why they have not. One that is about a single server says `@pytest.mark.needs("MariaDB")`.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator

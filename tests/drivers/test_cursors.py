@@ -201,6 +201,20 @@ async def test_several_results_are_read_one_after_the_other(
         assert [tuple(row) async for row in cursor] == [(2,)]
 
 
+@pytest.mark.needs("result sets")
+@pytest.mark.parametrize("read", [0, 1])
+async def test_results_that_nobody_has_read_never_reach_the_next_borrower(
+    database: Database, subject: Subject, pools: Pools, read: int
+) -> None:
+    pool, one, two = pools(max_size=1, **subject.several), database.select(1), database.select(2)
+    async with pool.connection() as conn:
+        cursor = await on_a_new_cursor(conn, f"{one}; {two}; {two}")
+        if read:
+            assert tuple(await cursor.fetchone()) == (1,)
+    assert await pool.fetch_val(database.select(7)) == 7
+    assert pool.stats().created == 1
+
+
 async def test_rows_come_ahead_and_none_is_lost(database: Database, pool: ConnectionPool) -> None:
     async with pool.connection() as conn:
         cursor = await on_a_new_cursor(conn, database.rows(5000))

@@ -1,6 +1,7 @@
 """Leases: what is lent is useless once it is returned, and comes back however it is lost."""
 
 import asyncio
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -85,6 +86,34 @@ async def test_a_discarded_connection_is_closed_and_not_lent_again(
     assert (pool.size, pool.stats().discarded) == (0, 1)
     assert await pool.fetch_val(database.select(1)) == 1
     assert pool.stats().created == 2
+
+
+async def test_a_connection_that_its_borrower_has_closed_is_not_lent_again(
+    database: Database, subject: Subject, pool: ConnectionPool
+) -> None:
+    async with pool.connection() as conn:
+        uses: list[Any] = [conn]
+        if subject.has("cursors"):
+            uses.append(await conn.cursor())
+        for use in uses:
+            await use.execute(database.select(1))
+        await conn.run(closing if subject.native else closing_blockingly)
+        for use in uses:
+            with pytest.raises((*database.errors, TypeError)):  # firebird-driver calls None
+                await use.execute(database.select(1))
+    assert (pool.size, pool.stats().discarded) == (0, 1)
+    assert await pool.fetch_val(database.select(7)) == 7
+    assert pool.stats().created == 2
+
+
+def closing_blockingly(raw: Any) -> None:
+    raw.close()
+
+
+async def closing(raw: Any) -> None:
+    answer = raw.close()
+    if inspect.isawaitable(answer):
+        await answer
 
 
 async def test_a_dropped_connection_is_reclaimed_with_a_warning(

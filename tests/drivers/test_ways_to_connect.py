@@ -60,6 +60,18 @@ async def test_a_wrong_password_is_the_driver_s_own_error_and_no_secret_is_told(
 
 
 @pytest.mark.needs("server", "port")
+async def test_a_database_that_is_not_there_is_not_tried_again(
+    database: Database, subject: Subject, login: Any
+) -> None:
+    arguments = subject.arguments({**login, "database": "nowhere"})
+    async with ConnectionPool(subject.module, retry_connect=60, **arguments) as pool:
+        with pytest.raises(database.errors):
+            await pool.get(timeout=20)
+        assert pool.stats().connect_errors == 1
+        check_invariants(pool)
+
+
+@pytest.mark.needs("server", "port")
 async def test_a_server_that_is_not_there_yet_is_tried_again(subject: Subject, login: Any) -> None:
     arguments = subject.arguments({**login, "port": free_port()})
     async with ConnectionPool(subject.module, retry_connect=60, **arguments) as pool:

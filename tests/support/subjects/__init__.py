@@ -12,11 +12,13 @@ from support.access import kill
 from support.activity import Activity, observed
 from support.databases import Database, mariadb_on, postgres_on, sqlite_at
 from support.lines import on_a_thread
-from support.servers import Server
+from support.servers import SERVERS, Server
 
 __all__ = ["MARIADB", "POSTGRES", "SQLITE", "Kind", "Subject", "by_a_method", "subjects"]
 
 Watch = Callable[[Database], Activity]
+
+_SERVERS = frozenset(server.title for server in SERVERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +128,16 @@ class Subject:
 
     def has(self, *abilities: str) -> bool:
         """Tell whether all of that applies to it."""
-        return not any(ability in self.without for ability in abilities)
+        return self.lacks(*abilities) is None
+
+    def lacks(self, *abilities: str) -> str | None:
+        """Return why not all of that applies to it, or None if it does.
+
+        A server's title is an ability of the drivers that are for it.
+        """
+        if not _SERVERS.isdisjoint({*abilities} - {self.like.title}):
+            return "the test is about another database"
+        return next((self.without[each] for each in abilities if each in self.without), None)
 
     def database(self, place: Any) -> Database:
         """Describe the database there, with this driver."""
