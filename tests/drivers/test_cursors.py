@@ -24,7 +24,7 @@ Step = tuple[str, tuple[Any, ...]]
 Script = Callable[[Database], list[Step]]
 
 FACTS = ("description", "rowcount", "rownumber", "arraysize", "lastrowid")
-"""Attributes of PEP 249, extensions included; they are looked at after every step."""
+"""Attributes of PEP 249, extensions included; they are looked at after the steps."""
 
 
 def step(method: str, *args: Any) -> Step:
@@ -284,9 +284,9 @@ async def answer(cursor: Any, step: Step) -> list[Any]:
             if name not in ("execute", "executemany"):
                 found.append(plain(value))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is compared
-        found += [type(error).__name__, said_by(error)]
-    if name.startswith("execute") and len(found) == 1:
-        found += [facts(cursor)]
+        return [*found, type(error).__name__, said_by(error)]
+    if name != "nextset":  # behind the last result, a look at mariadb's own ends the process
+        found.append(facts(cursor))
     return found
 
 
