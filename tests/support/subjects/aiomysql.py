@@ -8,7 +8,7 @@ from pymysql.constants import CLIENT
 
 from support.lines import on_a_cursor
 from support.subjects import MARIADB, Subject, by_a_method
-from support.subjects.mariadb_s import DOUBLE
+from support.subjects.mariadb_s import DOUBLE, by_position
 
 
 def with_db(login: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,6 +22,7 @@ SUBJECT = Subject(
     module=aiomysql,
     native=True,
     arguments=with_db,
+    ways=lambda login: {"by position": by_position(login)},
     by_name={"cursorclass": aiomysql.DictCursor},
     saying=on_a_cursor,
     commit_each=by_a_method,
