@@ -18,15 +18,15 @@ from asyncdbpool import _forks, _stacks
 from asyncdbpool._claims import Claims
 from asyncdbpool._lease import Lease
 from asyncdbpool._line import Line, Turn, Waiter
-from asyncdbpool._options import Cleanup, Options
+from asyncdbpool._options import Cleanup, Options, always_runs
 from asyncdbpool._permits import Permits
-from asyncdbpool._record import Record, State
+from asyncdbpool._record import BaseSession, Record, State
 from asyncdbpool._refusals import Refusals
 from asyncdbpool._relay import Relay, Shot
 from asyncdbpool._stacks import Stack
 from asyncdbpool._stock import Plan, Stock, session_of
 from asyncdbpool._upkeep import Upkeep
-from asyncdbpool._workers import Done, Job, raise_interrupt
+from asyncdbpool._workers import raise_interrupt
 from asyncdbpool.stats import LeaseInfo
 
 __all__ = ["Engine"]
@@ -59,6 +59,8 @@ class Engine:
         self.options = options
         self.loop = asyncio.get_running_loop()
         self.stock = Stock(self, plan, options)
+        self.submit, self.put = self.stock.submit, self.stock.put
+        self.job_ended = self.stock.job_ended
         self.permits = Permits(options.max_size, self._serve_line)
         self.leases: dict[Lease, None] = {}
         self.returns: dict[Record, tuple[Lease, asyncio.Future[None]]] = {}
@@ -72,9 +74,10 @@ class Engine:
         self._keeps = bool(options.max_idle and options.max_age)
         self._quota = plan.quota
         self._quota.join(self)
+        self._shares = self._quota.shared
         self.refusals = Refusals(self)
         self.line = Line(self.loop, self.refusals, options.timeout)
-        self.relay = Relay(self, enabled=_lets_relay(options) and not self._quota.shared)
+        self.relay = Relay(self, enabled=_lets_relay(options) and not self._shares)
         self.upkeep = Upkeep(self)
 
     # Borrowing
@@ -83,11 +86,8 @@ class Engine:
         """Lend a connection: an idle one, a returned one or a new one, whatever comes first."""
         self.refusals.refuse_if_closed()
         task = asyncio.current_task(self.loop)
-        record: Record | None = None
-        permit = not self.permits.locked()
-        if permit:
-            self.permits.take()
-            record = self._take_idle()
+        permit = self.permits.take()
+        record = self._take_idle() if permit else None
         if record is None:
             turn = Turn(self.loop, timeout)
             self.queue_up(turn, task, permit=permit)
@@ -107,14 +107,12 @@ class Engine:
 
     def enter(self, shot: Shot) -> None:
         """Begin a one-shot at once, or let it wait."""
-        permit = not self.permits.locked()
-        if permit:
-            self.permits.take()
-            record = self._take_idle()
-            if record is not None:
-                self.relay.begin(shot, self.lend_for(shot, record))
-                return
-        self.queue_up(shot, shot.task, permit=permit)
+        permit = self.permits.take()
+        record = self._take_idle() if permit else None
+        if record is None:
+            self.queue_up(shot, shot.task, permit=permit)
+        else:
+            self.relay.begin(shot, self.lend_for(shot, record))
 
     # Waiting
 
@@ -203,8 +201,7 @@ class Engine:
             self.line.disturbed = False
             if self.closing:  # which could not send them away
                 self.line.disband(self.refusals.closed)
-            while not self.permits.locked() and self.line.peek() is not None:
-                self.permits.take()
+            while self.line and self.permits.take():
                 self.permits.release()
             self.line.rearm()
 
@@ -241,10 +238,6 @@ class Engine:
         """Lend a connection to a one-shot, whose task shows where it waits."""
         return self._lend(record, self.options.cleanup, task=shot.task, stack=None, certain=True)
 
-    def job_ended(self, record: Record) -> None:
-        """Look what a job has told about its connection."""
-        self.stock.job_ended(record)
-
     def _take_idle(self) -> Record | None:
         """Take an idle connection, if nobody is first."""
         if self.paused or self._claims:
@@ -280,31 +273,26 @@ class Engine:
         if self._is_unwanted(record):
             self.stock.close(record)
         else:
-            self._place(record)
+            self._place(record, self.loop.time())
 
-    def _place(self, record: Record) -> None:
+    def _place(self, record: Record, now: float) -> None:
         """Let a connection go to the first who waits for one, or be idle."""
         if self.paused or not self._claims:
-            self._hand_on(record)
+            self._hand_on(record, now)
             return
-        if record.state is State.RETURNING and self._wants_check(record):
-            self.stock.keep(record)
+        if record.state is State.RETURNING and self.stock.wants_check(record):
+            self.stock.keep(record, now)
             self.stock.check(record)
         else:
             self._claims.serve(record)
         self.settled(record)
         self.dispatch()
 
-    def _hand_on(self, record: Record) -> None:
+    def _hand_on(self, record: Record, now: float) -> None:
         """Let a connection go to the first in line, with the permit it was lent by, or be idle."""
-        straight = (
-            record.permit
-            and record.expires_at > self.loop.time()
-            and not (self.paused or self.permits.owed or self._wants_check(record))
-        )
-        waiter = self.line.first() if straight else None
+        waiter = self.line.first() if self.line and self._goes_straight(record, now) else None
         if waiter is None:
-            self.stock.keep(record)
+            self.stock.keep(record, now)
             self.settled(record)
             return
         record.permit = False  # it goes along
@@ -312,22 +300,22 @@ class Engine:
         self.settled(record)
         self._serve(waiter, record)
 
-    def _wants_check(self, record: Record) -> bool:
-        """Tell whether a connection that comes back has to be checked before it is lent again.
-
-        Its borrower may have had it for long without a word to the server.
-        """
-        if self.options.check is None:
-            return False
-        return self.stock.checks_always or not session_of(record).silent
+    def _goes_straight(self, record: Record, now: float) -> bool:
+        """Tell whether a connection may have its next borrower without being idle before."""
+        return (
+            record.permit
+            and record.expires_at > now
+            and not (self.paused or self.permits.owed or self.stock.wants_check(record))
+        )
 
     def _is_unwanted(self, record: Record) -> bool:
+        stock = self.stock
         return (
             self.closing
             or record.discard is not None
-            or record.generation != self.stock.generation
-            or (len(self.stock.records) > self.permits.size and self.stock.surplus() > 0)
-            or (self._quota.shared and self._quota.claims_room())
+            or record.generation != stock.generation
+            or (len(stock.records) > self.permits.size and stock.surplus() > 0)
+            or (self._shares and self._quota.claims_room())
         )
 
     def refuse(self, error: BaseException) -> bool:
@@ -360,10 +348,9 @@ class Engine:
         record.move(State.RETURNING)
         record.discard = record.discard or discard
         worn_out = self._is_worn_out(record, now) or self._is_unwanted(record)
-        always = callable(cleanup) or cleanup == "reset"
-        if not (worn_out or always or record.pending) and session.clean:
-            self._let_go(record)
-            self._place(record)
+        if not (worn_out or record.pending or always_runs(cleanup)) and session.clean:
+            self._let_go(record, session)
+            self._place(record, now)
             return None
         for token in record.tokens:
             self.stock.cancelling.until_ended(record, token)
@@ -385,9 +372,9 @@ class Engine:
             or (options.max_uses is not None and record.uses >= options.max_uses)
         )
 
-    def _let_go(self, record: Record) -> None:
+    def _let_go(self, record: Record, session: BaseSession) -> None:
         """Note what is left to be closed: the next statement does so, or else a sweep soon."""
-        sweep = session_of(record).let_go()
+        sweep = session.let_go()
         if sweep is not None:
             self._sweeps[record] = sweep
             if self._sweeper is None:
@@ -429,14 +416,6 @@ class Engine:
         for change in self._changes:
             if not change.done():
                 change.set_result(None)
-
-    def submit(self, record: Record, work: Callable[[], Any], done: Done) -> Job:
-        """Hand a call to a connection's worker."""
-        return self.stock.submit(record, work, done)
-
-    def put(self, record: Record, job: Job) -> None:
-        """Hand a job to a connection's worker, which tells of its end by `job_ended()`."""
-        self.stock.put(record, job)
 
     def orphaned(self, record: Record, token: object, *, cancel: bool) -> None:
         """Cancel in the database what runs for nobody, and bound the time that it may take."""
@@ -593,7 +572,7 @@ class Engine:
 def _lets_relay(options: Options) -> bool:
     """Tell whether a connection may go from one borrower to the next with nothing in between."""
     return bool(
-        options.cleanup in ("rollback", None)
+        not always_runs(options.cleanup)
         and options.check in ("auto", None)
         and options.max_uses is None
         and options.max_idle

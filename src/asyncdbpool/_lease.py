@@ -221,22 +221,6 @@ class Lease:
                 del error, future  # no cycle of exception, traceback and frame
         return value
 
-    def call_ended(self, call: Call, value: Any, error: BaseException | None) -> None:
-        """Take note of the end of a call, whose caller may have gone."""
-        record = self.record
-        self.lender.job_ended(record)
-        del record.tokens[call]
-        record.orphans.discard(call)
-        if call.core is not None:
-            call.core.pending -= 1
-        future = call.future
-        del call.future  # a token outlives its call, and must not keep the answer alive
-        if future.cancelled():
-            self.lender.answered(record)
-            raise_interrupt(error)
-        else:
-            future.set_result((value, error))
-
     def post(self, operation: Callable[..., Any], *args: Any) -> None:
         """Queue `operation(*args)`, to run whatever becomes of the caller."""
         self.lender.submit(
@@ -304,8 +288,19 @@ class Call(Job):
         return self._lease.session.perform(self._operation, self._args, token)
 
     def end(self, value: Any, error: BaseException | None) -> None:
-        """Take note of the end, on the event loop."""
-        self._lease.call_ended(self, value, error)
+        """Take note of the end, on the event loop; its caller may have gone."""
+        lender, record, future = self._lease.lender, self._lease.record, self.future
+        del self.future  # a token outlives its call, and must not keep the answer alive
+        lender.job_ended(record)
+        del record.tokens[self]
+        record.orphans.discard(self)
+        if self.core is not None:
+            self.core.pending -= 1
+        if future.cancelled():
+            lender.answered(record)
+            raise_interrupt(error)
+        else:
+            future.set_result((value, error))
 
 
 def _nobody() -> None:

@@ -116,6 +116,10 @@ class Line:
 
     # On any thread
 
+    def __bool__(self) -> bool:
+        """Tell whether somebody may stand here, who may have left as well."""
+        return bool(self._queue)
+
     def peek(self) -> Waiter | None:
         """Look at the head of the line; it may be somebody who has just left."""
         try:

@@ -13,6 +13,7 @@ __all__ = [
     "Cleanup",
     "Credentials",
     "Options",
+    "always_runs",
     "checked_cleanup",
     "checked_kind",
     "checked_seconds",
@@ -116,6 +117,11 @@ def checked_seconds(name: str, value: object, *, positive: bool = False) -> floa
         bound = "more than 0" if positive else "0 or more"
         raise ValueError(f"{name} must be {bound} seconds, not {value}")
     return value
+
+
+def always_runs(cleanup: Cleanup) -> bool:
+    """Tell whether a cleanup has something to do also for a connection that is clean already."""
+    return cleanup is not None and cleanup != "rollback"
 
 
 def checked_cleanup(value: object, *, native: bool) -> None:

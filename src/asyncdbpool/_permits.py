@@ -11,7 +11,7 @@ __all__ = ["Permits"]
 class Permits(asyncio.Semaphore):
     """A semaphore that counts and can be resized; those who wait for it stand in the pool's line.
 
-    So nobody waits in `acquire()`: `take()` will do, and `release()` has nobody to wake.
+    So nobody waits in `acquire()`: `take()` stands in for it, and `release()` has nobody to wake.
 
     Args:
         size: How many there are.
@@ -32,9 +32,12 @@ class Permits(asyncio.Semaphore):
         """Tell whether all are out."""
         return self._value == 0
 
-    def take(self) -> None:
-        """Do what `acquire()` does where it is not `locked()`."""
+    def take(self) -> bool:
+        """Take one if one is free."""
+        if not self._value:
+            return False
         self._value -= 1
+        return True
 
     @property
     def taken(self) -> int:
@@ -59,6 +62,5 @@ class Permits(asyncio.Semaphore):
         for _ in range(change):
             self.release()
         self.owed += max(0, -change)
-        while self.owed and not self.locked():
+        while self.owed and self.take():
             self.owed -= 1
-            self.take()

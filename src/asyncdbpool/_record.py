@@ -163,7 +163,7 @@ class Record:
         made_at: Loop time of the end of the connect.
         expires_at: Loop time from which it is too old to be lent again.
         idle_since: Loop time at which it became idle.
-        pinged_at: Loop time of the last proof of life.
+        proven_at: Loop time at which it was last known to be alive.
         uses: Leases so far.
         pending: Jobs handed to the worker and not yet back.
         tokens: One for each call of a borrower's under way, the first first.
@@ -181,7 +181,7 @@ class Record:
         "orphans",
         "pending",
         "permit",
-        "pinged_at",
+        "proven_at",
         "session",
         "state",
         "tokens",
@@ -197,7 +197,7 @@ class Record:
         self.made_at = 0.0
         self.expires_at = 0.0
         self.idle_since = 0.0
-        self.pinged_at = 0.0
+        self.proven_at = 0.0
         self.uses = 0
         self.pending = 0
         self.tokens: dict[object, None] = {}
@@ -207,11 +207,6 @@ class Record:
 
     def __repr__(self) -> str:
         return f"<Record {self.state.value} uses={self.uses} pending={self.pending}>"
-
-    @property
-    def proven_at(self) -> float:
-        """Loop time at which it was last known to be alive."""
-        return max(self.idle_since, self.pinged_at)
 
     def move(self, state: State) -> None:
         """Enter another state; an illegal move is a bug of the pool's and raises."""

@@ -119,8 +119,7 @@ class Session:
     def clean(self) -> bool:
         """True where nothing has to be undone before somebody else gets the connection."""
         standing = self.standing
-        unfinished = bool(self.cursors) and self.unfinished
-        return not (standing.open or self.altered or standing.blocks or unfinished)
+        return not (standing.open or self.altered or standing.blocks or self.unfinished)
 
     @property
     def passes_on(self) -> bool:
@@ -130,7 +129,10 @@ class Session:
     @property
     def unfinished(self) -> bool:
         """True where a cursor has rows left with the driver."""
-        return any(not core.finished for core in self.cursors)
+        for core in self.cursors:  # noqa: SIM110 - a generator costs more than most of them
+            if not core.finished:
+                return True
+        return False
 
     def reads_ahead(self, cursor_class: type) -> bool:
         """Tell, from memory, whether the driver lets rows of such cursors be read ahead."""
@@ -152,7 +154,8 @@ class Session:
         self.standing.begin_operation()
         self.gate.enter(token)
         try:
-            self._refuse_if_hung_up()
+            if self.hung_up:
+                self._refuse_if_cut_off()
             if not ends:
                 self.standing.refuse_if_broken()
                 while self.wishes:
@@ -169,9 +172,9 @@ class Session:
             self.standing.end_operation(self.raw, failure, hit=hit, ends=ends)
             del failure  # no cycle of exception, traceback and frame
 
-    def _refuse_if_hung_up(self) -> None:
+    def _refuse_if_cut_off(self) -> None:
         """Raise where there was no socket to shut down, which would have the driver raise."""
-        if self.hung_up and not self._wire:
+        if not self._wire:
             raise PoolError(f"pool {self._pool!r}: the connection was cut off before this ran")
 
     def _learn_from(self, error: BaseException) -> None:

@@ -17,7 +17,7 @@ from asyncdbpool._options import Options
 from asyncdbpool._quota import Quota
 from asyncdbpool._record import BaseSession, Record, State
 from asyncdbpool._ways import way_of
-from asyncdbpool._workers import Executor, Job, raise_interrupt
+from asyncdbpool._workers import Done, Executor, Job, raise_interrupt
 from asyncdbpool.drivers import BaseDriver
 from asyncdbpool.errors import ConnectTimeout
 from asyncdbpool.stats import Counters
@@ -74,7 +74,6 @@ class Stock:
         idle: Those that wait for a borrower, the least recently used first.
         under_way: Those that are made or checked, and good for a waiter soon.
         generation: Moves on when all that there are have to be closed.
-        checks_always: True where every lease is to be preceded by a check.
         connect_error: Why the last connect failed, or None after one that succeeded.
         refill_at: Loop time before which no connection is made that nobody waits for.
         cancelling: Cancels statements in the database.
@@ -88,7 +87,8 @@ class Stock:
         self.counters = plan.counters
         self.quota = plan.quota
         self.options = options
-        self.checks_always = options.check is not None and (
+        self._checks = options.check is not None
+        self._checks_always = self._checks and (
             options.check != "auto" or options.check_after == 0
         )
         self.loop = asyncio.get_running_loop()
@@ -125,18 +125,18 @@ class Stock:
 
     def take(self) -> Record | None:
         """Take the idle connection used last, unless a check is due first."""
-        now = self.loop.time()
-        while self.idle:
-            record = self.idle[-1]
+        idle, now = self.idle, self.loop.time()
+        while idle:
+            record = idle[-1]
             if record.expires_at <= now:
                 self.expire([record], "max_age")
-            elif self._is_doubtful(record, now):
+            elif self._checks and self._is_doubtful(record, now):
                 return None
             else:
-                return self.idle.pop()
+                return idle.pop()
         return None
 
-    def keep(self, record: Record) -> None:
+    def keep(self, record: Record, now: float) -> None:
         """Put a connection among the idle."""
         checked = record.state is State.CHECKING
         record.move(State.IDLE)
@@ -144,16 +144,23 @@ class Stock:
             bisect.insort(self.idle, record, key=_idle_since)
             self._keeper.due_earlier()
         else:
-            record.idle_since = self.loop.time()
+            record.idle_since = record.proven_at = now
             self.idle.append(record)
 
     def _is_doubtful(self, record: Record, now: float) -> bool:
         """Tell whether a proof of life is due; looks at the socket, without I/O."""
-        if self.options.check is None:
-            return False
-        if self.checks_always:
-            return True
-        return now - record.proven_at >= self.options.check_after or not session_of(record).silent
+        return (
+            self._checks_always
+            or now - record.proven_at >= self.options.check_after
+            or not session_of(record).silent
+        )
+
+    def wants_check(self, record: Record) -> bool:
+        """Tell whether a connection that comes back has to be checked before it is lent again.
+
+        Its borrower may have had it for long without a word to the server.
+        """
+        return self._checks and (self._checks_always or not session_of(record).silent)
 
     # Making and checking
 
@@ -206,7 +213,7 @@ class Stock:
         del self._connecting[record]
         record.session = session
         record.generation = self.generation
-        record.made_at = record.pinged_at = now
+        record.made_at = record.proven_at = now
         age = self.options.max_age * (1 - random.uniform(0, _JITTER))  # noqa: S311 - no secret
         record.expires_at = now + age if age else float("inf")
         self.counters.created += 1
@@ -266,7 +273,7 @@ class Stock:
         timer.cancel()
         self.under_way.discard(record)
         if error is None:
-            record.pinged_at = self.loop.time()
+            record.proven_at = self.loop.time()
         else:
             self.condemn(record, "it failed its check", others=not callable(self.options.check))
         self._keeper.fit(record)
@@ -352,7 +359,7 @@ class Stock:
         self,
         record: Record,
         work: Callable[[], Any],
-        done: Callable[[Any, BaseException | None], None],
+        done: Done,
     ) -> Job:
         """Give a connection's worker something to do."""
         job = Job(work, partial(self._done, record, done))
@@ -368,7 +375,7 @@ class Stock:
     def _done(
         self,
         record: Record,
-        done: Callable[[Any, BaseException | None], None],
+        done: Done,
         value: Any,
         error: BaseException | None,
     ) -> None:

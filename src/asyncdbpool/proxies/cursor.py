@@ -264,7 +264,8 @@ class Cursor:
         return self._core
 
     def _open(self) -> CursorCore:
-        core = self._born_or_not()
+        self._lease.check()
+        core = self._core
         if core.closed:
             driver = self._lease.session.driver
             general = getattr(driver.module, "Error", PoolError)
