@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from types import TracebackType
 
+from asyncdbpool._engine import Engine
 from asyncdbpool._lease import Lease
+from asyncdbpool._options import Cleanup
 from asyncdbpool.proxies import Connection, proxy_for
 
 __all__ = ["Borrowing", "Transacting"]
@@ -14,13 +16,19 @@ __all__ = ["Borrowing", "Transacting"]
 class Borrowing:
     """What `ConnectionPool.connection()` returns: borrow on entry, return on exit."""
 
-    __slots__ = ("_acquire", "_conn")
+    __slots__ = ("_cleanup", "_conn", "_opened", "_timeout")
 
-    def __init__(self, acquire: Callable[[], Awaitable[Lease]]) -> None:
-        self._acquire = acquire
+    def __init__(
+        self, opened: Callable[[], Engine], timeout: float | None, cleanup: Cleanup
+    ) -> None:
+        self._opened = opened
+        self._timeout = timeout
+        self._cleanup: Cleanup = cleanup
 
     async def __aenter__(self) -> Connection:
-        self._conn = proxy_for(await self._acquire())
+        engine, cleanup = self._opened(), self._cleanup
+        lease = engine.lend_idle(cleanup, certain=True)
+        self._conn = proxy_for(lease or await engine.acquire(self._timeout, cleanup, certain=True))
         return self._conn
 
     async def __aexit__(

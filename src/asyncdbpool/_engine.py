@@ -20,7 +20,7 @@ from asyncdbpool._lease import Lease
 from asyncdbpool._line import Line, Turn, Waiter
 from asyncdbpool._options import Cleanup, Options, always_runs
 from asyncdbpool._permits import Permits
-from asyncdbpool._record import BaseSession, Record, State
+from asyncdbpool._record import Record, State
 from asyncdbpool._refusals import Refusals
 from asyncdbpool._relay import Relay, Shot
 from asyncdbpool._stacks import Stack
@@ -82,44 +82,56 @@ class Engine:
 
     # Borrowing
 
+    def lend_idle(self, cleanup: Cleanup, *, certain: bool) -> Lease | None:
+        """Lend an idle connection at once, where nobody waits and one needs no check."""
+        record = self._take_free()
+        if record is None:
+            return None
+        task, stack = asyncio.current_task(self.loop), _stacks.capture(skip=1)
+        return self._lend(record, cleanup, task=task, stack=stack, certain=certain)
+
     async def acquire(self, timeout: float | None, cleanup: Cleanup, *, certain: bool) -> Lease:
         """Lend a connection: an idle one, a returned one or a new one, whatever comes first."""
         self.refusals.refuse_if_closed()
-        task = asyncio.current_task(self.loop)
-        permit = self.permits.take()
-        record = self._take_idle() if permit else None
-        if record is None:
-            turn = Turn(self.loop, timeout)
-            self.queue_up(turn, task, permit=permit)
-            try:
-                served = await turn.future
-            except BaseException:
-                self.withdraw(turn)
-                raise
-            finally:
-                self.leave(turn, task)
-            try:
-                record = self.accept(turn, served)
-            finally:
-                del turn, served  # no cycle of exception, traceback and frame
+        task, turn = asyncio.current_task(self.loop), Turn(self.loop, timeout)
+        self._queue_up(turn, task)
+        try:
+            served = await turn.future
+        except BaseException:
+            self.withdraw(turn)
+            raise
+        finally:
+            self.leave(turn, task)
+        try:
+            record = self.accept(turn, served)
+        finally:
+            del turn, served  # no cycle of exception, traceback and frame
         stack = _stacks.capture(skip=1)
         return self._lend(record, cleanup, task=task, stack=stack, certain=certain)
 
     def enter(self, shot: Shot) -> None:
         """Begin a one-shot at once, or let it wait."""
-        permit = self.permits.take()
-        record = self._take_idle() if permit else None
+        record = self._take_free()
         if record is None:
-            self.queue_up(shot, shot.task, permit=permit)
+            self._queue_up(shot, shot.task)
         else:
             self.relay.begin(shot, self.lend_for(shot, record))
 
+    def _take_free(self) -> Record | None:
+        """Take an idle connection and a permit for it, where nobody waits."""
+        if self.waiters or self.permits.locked():
+            return None
+        record = self._take_idle()
+        if record is not None:
+            self.permits.take()
+        return record
+
     # Waiting
 
-    def queue_up(self, waiter: Waiter, task: asyncio.Task[Any] | None, *, permit: bool) -> None:
-        """Let somebody wait for a permit, unless there is one already, and for a connection."""
+    def _queue_up(self, waiter: Waiter, task: asyncio.Task[Any] | None) -> None:
+        """Let somebody wait for a permit, unless one is free, and for a connection."""
         waiter.since = self.waiters[task] = self.loop.time()
-        if permit:
+        if self.permits.take():
             self._claim(waiter)
             return
         try:
@@ -349,7 +361,9 @@ class Engine:
         record.discard = record.discard or discard
         worn_out = self._is_worn_out(record, now) or self._is_unwanted(record)
         if not (worn_out or record.pending or always_runs(cleanup)) and session.clean:
-            self._let_go(record, session)
+            sweep = session.let_go()
+            if sweep is not None:
+                self._sweep_soon(record, sweep)
             self._place(record, now)
             return None
         for token in record.tokens:
@@ -372,13 +386,11 @@ class Engine:
             or (options.max_uses is not None and record.uses >= options.max_uses)
         )
 
-    def _let_go(self, record: Record, session: BaseSession) -> None:
+    def _sweep_soon(self, record: Record, sweep: Callable[[], Any]) -> None:
         """Note what is left to be closed: the next statement does so, or else a sweep soon."""
-        sweep = session.let_go()
-        if sweep is not None:
-            self._sweeps[record] = sweep
-            if self._sweeper is None:
-                self._sweeper = self.loop.call_later(_SOON, self._sweep_idle)
+        self._sweeps[record] = sweep
+        if self._sweeper is None:
+            self._sweeper = self.loop.call_later(_SOON, self._sweep_idle)
 
     def _sweep_idle(self) -> None:
         """Have idle connections close the cursors that their last borrowers have left."""

@@ -154,19 +154,22 @@ class Lease:
 
     def use(self) -> None:
         """Check, and note which task does it."""
-        loop = self.lender.loop
-        if self.ended is not None or asyncio.get_running_loop() is not loop:
+        self.check_turn()
+        task = asyncio.current_task(self.lender.loop)
+        if task is not self._user():
+            self._user = _nobody if task is None else weakref.ref(task)
+        self.certain = True
+
+    def check_turn(self) -> None:
+        """Check, also that no function that `run()` calls does it, which would never end."""
+        if self.ended is not None or asyncio.get_running_loop() is not self.lender.loop:
             self.check_here()
-        task = asyncio.current_task(loop)
         worker = self.record.worker
         if worker is not None and worker.encloses_caller():
             raise PoolError(
                 f"pool {self.lender.name!r}: a function that `run()` calls has the driver's "
                 "connection to itself; use that one, not the pool's proxy of it"
             )
-        if task is not self._user():
-            self._user = _nobody if task is None else weakref.ref(task)
-        self.certain = True
 
     def check_here(self) -> None:
         """Check, also that this is the right event loop."""
@@ -244,8 +247,8 @@ class Lease:
         if isinstance(error, asyncio.CancelledError):
             self.give_back(self.cleanup)
             return
-        self.use()
-        settled = self.give_back(self.cleanup)
+        self.check_turn()
+        settled = self.lender.give_back(self, self.cleanup)
         if settled is not None:
             await settled
 

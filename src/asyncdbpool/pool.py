@@ -8,7 +8,6 @@ import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,7 +15,6 @@ from asyncdbpool import _forks, _reports
 from asyncdbpool._borrowing import Borrowing, Transacting
 from asyncdbpool._connect import ConnectArguments
 from asyncdbpool._engine import Engine
-from asyncdbpool._lease import Lease
 from asyncdbpool._options import (
     DEFAULT,
     Check,
@@ -324,16 +322,14 @@ class ConnectionPool:
 
         A cancelled `get()` takes no connection; the next waiter is served instead.
         """
-        return proxy_for(await self._acquire(timeout, self._options.cleanup, certain=False))
+        seconds, cleanup, engine = self._seconds(timeout), self._options.cleanup, self._opened()
+        lease = engine.lend_idle(cleanup, certain=False)
+        return proxy_for(lease or await engine.acquire(seconds, cleanup, certain=False))
 
-    def _acquire(
-        self, timeout: float | Default | None, cleanup: Cleanup, *, certain: bool
-    ) -> Awaitable[Lease]:
+    def _seconds(self, timeout: float | Default | None) -> float | None:
         if isinstance(timeout, Default):
-            timeout = self._options.timeout
-        elif timeout is not None:
-            timeout = checked_seconds("timeout", timeout)
-        return self._opened().acquire(timeout, cleanup, certain=certain)
+            return self._options.timeout
+        return None if timeout is None else checked_seconds("timeout", timeout)
 
     async def put(self, conn: Connection, cleanup: Cleanup | Default = DEFAULT) -> None:
         """Give a connection back; it and everything made from it is useless from here on.
@@ -355,13 +351,14 @@ class ConnectionPool:
                 f"pool {self._name!r}: put() takes what get() gave, not {type(conn).__name__}"
             )
         lease = conn._lease  # noqa: SLF001 - the pool made it
-        lease.use()
-        if lease.lender is not self._engine:
+        lease.check_turn()
+        engine = self._engine
+        if engine is None or lease.lender is not engine:
             raise PoolError(
                 f"pool {self._name!r}: this connection belongs to pool {lease.lender.name!r}; "
                 "put it there"
             )
-        settled = lease.give_back(self._cleanup(cleanup))
+        settled = engine.give_back(lease, self._cleanup(cleanup))
         if settled is not None:
             await settled
 
@@ -383,7 +380,7 @@ class ConnectionPool:
         Returns:
             An async context manager that gives a `Connection`; see `get()` for its errors.
         """
-        return Borrowing(partial(self._acquire, timeout, self._cleanup(cleanup), certain=True))
+        return Borrowing(self._opened, self._seconds(timeout), self._cleanup(cleanup))
 
     def transaction(
         self, *, timeout: float | Default | None = DEFAULT, cleanup: Cleanup | Default = DEFAULT
@@ -397,7 +394,7 @@ class ConnectionPool:
         Returns:
             An async context manager that gives a `Connection`.
         """
-        return Transacting(partial(self._acquire, timeout, self._cleanup(cleanup), certain=True))
+        return Transacting(self._opened, self._seconds(timeout), self._cleanup(cleanup))
 
     async def provide(self) -> AsyncIterator[Connection]:
         """Yield one connection, for FastAPI's `Depends(pool.provide)` and DI containers."""
