@@ -71,6 +71,7 @@ class CursorCore:
         self._later_rowcount: Any = -1
         self._many_type: type = list
         self._all_type: type = list
+        self.rows: deque[Any] = deque()  # one and the same for the cursor's whole life
         self._forget_rows()
 
     @classmethod
@@ -152,7 +153,7 @@ class CursorCore:
         return result
 
     def _forget_rows(self) -> None:
-        self.rows: deque[Any] = deque()
+        self.rows.clear()
         self._error: BaseException | None = None
         self._read = 0  # rows taken from the driver
         self.exhausted = False

@@ -124,11 +124,10 @@ class Cursor:
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         core, lease = self._open(), self._lease
+        rows = core.rows
         while True:
-            while core.rows and not core.pending:
-                if lease.ended is not None:
-                    lease.check()
-                yield core.rows.popleft()
+            while rows and not core.pending and lease.ended is None:
+                yield rows.popleft()
             if (row := await self._next()) is END:
                 return
             yield row
