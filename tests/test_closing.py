@@ -260,10 +260,40 @@ async def test_close_leaves_a_thread_that_hangs_for_good_and_says_so(
         assert now() - began == pytest.approx(2 + 5 + 1, abs=0.1), "a second for threads to end"
         assert "1 calls of the driver have not ended" in caplog.text
         check_invariants(pool, stuck=1)
+        with pytest.raises(PoolClosed, match="closed while this ran; it hangs in the driver"):
+            await working
         fake.execute.release()
-        await asyncio.wait([working])
         await settle()
         assert (fake.open, threads_of(pool)) == (0, [])
+
+
+@virtual_time
+async def test_close_lets_nobody_wait_for_a_call_that_hangs_for_good() -> None:
+    fake = Fake()
+    async with fake.pool(max_size=2, cancel_grace=5) as pool:
+        conn, other = await pool.get(), await pool.get()
+        fake.execute.once(NEVER)
+        fake.close.once(NEVER)
+        working = asyncio.create_task(conn.fetch_all("SELECT 1"))
+        await settle()
+        queued = asyncio.create_task(conn.fetch_all("SELECT 2"))
+        given_up = asyncio.create_task(conn.commit())
+        discarding = asyncio.create_task(other.discard())
+        pausing = asyncio.create_task(pool.pause())
+        await settle()
+        given_up.cancel()
+        await pool.close(timeout=2)
+
+        for hung in (working, queued):
+            with pytest.raises(PoolClosed, match="it hangs in the driver"):
+                await hung
+        await discarding
+        await pausing
+        check_invariants(pool, stuck=2)
+        fake.execute.release()
+        fake.close.release()
+        await settle()
+        assert (fake.open, fake.statements, threads_of(pool)) == (0, ["SELECT 1"], [])
 
 
 @virtual_time
@@ -533,8 +563,10 @@ async def test_an_open_that_fails_late_ends_nothing_that_was_opened_after_it() -
         await pool.put(conn)
         assert (pool.size, pool.idle, pool.free) == (2, 2, 2)
         assert fake.connect.calls == 4
+        with pytest.raises(PoolClosed):
+            await hanging
         fake.execute.release()
-        await asyncio.wait([hanging])
+        await settle()
 
 
 @virtual_time

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from asyncdbpool import PoolTimeout
+from asyncdbpool import ConnectionPool, PoolTimeout, WrongEventLoop
 from asyncdbpool.testing import NEVER, Fake, check_invariants, now, settle, virtual_time
 from support.ticks import hand_over
 
@@ -358,3 +358,27 @@ async def test_a_smaller_pool_closes_no_more_than_it_has_to_while_a_close_takes_
         assert pool.idle == 1
         await returning
         assert (pool.size, pool.idle, fake.open) == (1, 1, 1)
+
+
+def test_resume_belongs_to_the_pools_own_loop() -> None:
+    fake = Fake()
+    pool = ConnectionPool(fake)
+
+    async def resume() -> None:
+        pool.resume()
+
+    async def pause() -> None:
+        await pool.pause()
+        waiter = asyncio.create_task(pool.get())
+        await asyncio.sleep(0)
+        with pytest.raises(WrongEventLoop, match="open on another event loop"):
+            await asyncio.to_thread(asyncio.run, resume())
+        assert not waiter.done()
+        pool.resume()
+        await pool.put(await waiter)
+        await pool.pause()
+
+    asyncio.run(pause())
+    with pytest.warns(ResourceWarning, match="was not closed before its event loop"):
+        asyncio.run(resume())
+    assert (pool.size, pool.closed) == (0, False)

@@ -69,6 +69,7 @@ class Engine:
         self.paused = False
         self._claims = Claims()
         self._changes: dict[asyncio.Future[None], None] = {}
+        self._given_up = False  # closed, and what is left does not come back
         self._sweeps: dict[Record, Callable[[], Any]] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._keeps = bool(options.max_idle and options.max_age)
@@ -504,6 +505,7 @@ class Engine:
                 patience = _TO_NOTICE if stock.hang_up() else 0.0
                 if not await self._until(lambda: not stock.records, patience):
                     stock.abandon()
+                    self._give_up()
         stock.cancelling.give_up()
         stuck = await stock.executor.wind_up()
         if stuck:
@@ -513,6 +515,16 @@ class Engine:
                 self.name,
                 stuck,
             )
+
+    def _give_up(self) -> None:
+        """Let nobody wait for calls of the driver that do not come back."""
+        for record in self.stock.records:
+            for token in record.tokens:
+                token.give_up(self.refusals.given_up())
+        self._given_up = True
+        for waiting in (*(settled for _, settled in self.returns.values()), *self._changes):
+            if not waiting.done():
+                waiting.set_result(None)
 
     def abandon(self) -> None:
         """Give up without a loop: each connection is closed by its thread, or at once."""
@@ -532,7 +544,7 @@ class Engine:
     async def _until(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
         """Wait until something about the connections is so; False if it is not within seconds."""
         deadline = None if timeout is None else self.loop.time() + timeout
-        while not condition():
+        while not (condition() or self._given_up):
             change: asyncio.Future[None] = self.loop.create_future()
             self._changes[change] = None
             left = None if deadline is None else max(0.0, deadline - self.loop.time())

@@ -299,11 +299,16 @@ class Call(Job):
         record.orphans.discard(self)
         if self.core is not None:
             self.core.pending -= 1
-        if future.cancelled():
+        if future.done():  # nobody waits for it any more
             lender.answered(record)
             raise_interrupt(error)
         else:
             future.set_result((value, error))
+
+    def give_up(self, error: BaseException) -> None:
+        """Have its caller wait for its end no longer, but raise this."""
+        if not self.future.done():
+            self.future.set_result((None, error))
 
 
 def _nobody() -> None:

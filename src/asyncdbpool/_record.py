@@ -11,7 +11,14 @@ if TYPE_CHECKING:
     from asyncdbpool._standing import Standing
     from asyncdbpool._workers import Hand
 
-__all__ = ["BaseSession", "Record", "State"]
+__all__ = ["BaseSession", "Record", "State", "Token"]
+
+
+class Token(Protocol):
+    """One call of a borrower's, from its beginning to its end."""
+
+    def give_up(self, error: BaseException) -> None:
+        """Have its caller wait for its end no longer, but raise this."""
 
 
 class BaseSession(Protocol):
@@ -200,7 +207,7 @@ class Record:
         self.proven_at = 0.0
         self.uses = 0
         self.pending = 0
-        self.tokens: dict[object, None] = {}
+        self.tokens: dict[Token, None] = {}
         self.orphans: set[object] = set()
         self.permit = False
         self.discard: str | None = None

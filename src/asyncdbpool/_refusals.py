@@ -58,6 +58,13 @@ class Refusals:
             f"pool {self._pool.name!r} is closed; open it again with `await pool.open()`"
         )
 
+    def given_up(self) -> PoolClosed:
+        """Make the error for who waits for a call of the driver that does not come back."""
+        return PoolClosed(
+            f"pool {self._pool.name!r} was closed while this ran; it hangs in the driver and is "
+            "left to its thread"
+        )
+
     def refuse_if_closed(self) -> None:
         """Raise `PoolClosed` once nobody gets a connection any more."""
         if self._pool.closing:

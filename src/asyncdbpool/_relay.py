@@ -104,6 +104,11 @@ class Shot(Job):
         """Take note of the end, on the event loop."""
         self._relay.ended(self, value, error)
 
+    def give_up(self, error: BaseException) -> None:
+        """Have its caller wait for its end no longer, but raise this."""
+        if not self.future.done():
+            self.future.set_result((None, error, None))
+
 
 class Pool(Protocol):
     """What the relay asks of the open pool."""
@@ -292,7 +297,7 @@ class Relay:
         elif lease.ended is None:
             settled = lease.give_back(lease.cleanup)
         pool.look_after_line()
-        if future.cancelled():
+        if future.done():  # nobody waits for it any more
             pool.answered(record)
             raise_interrupt(error)
         else:

@@ -208,7 +208,8 @@ class ConnectionPool:
         Every waiter fails with `PoolClosed` within one tick of the loop. Borrowers may finish
         until `timeout`; then their connections are taken away and closed. A cancelled `close()`
         only stops waiting for it. A thread that is still inside a driver's hung call after that
-        is a daemon, is reported in the log, and ends with its call.
+        is a daemon, is reported in the log, and ends with its call; whoever waits for the call
+        gets a `PoolClosed`.
 
         Args:
             timeout: Seconds for the borrowers; None waits without end.
@@ -507,9 +508,14 @@ class ConnectionPool:
         await self._opened().pause()
 
     def resume(self) -> None:
-        """Lend again after `pause()`."""
-        if self._engine is not None:
-            self._engine.resume()
+        """Lend again after `pause()`.
+
+        Raises:
+            WrongEventLoop: The pool is open on another event loop.
+        """
+        engine = self._running()
+        if engine is not None:
+            engine.resume()
 
     # Figures
 
