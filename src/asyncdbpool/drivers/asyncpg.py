@@ -187,7 +187,7 @@ class AsyncpgDriver(NativeDriver):
                 error = await request.ended
             finally:
                 transport.close()
-            if isinstance(error, ConnectionError):
+            if error is not None:
                 raise Unanswered("the cancel request had no answer") from error
 
         return cancel

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
 from importlib import import_module
 from typing import Any
+
+import anyio
 
 from asyncdbpool.drivers._libpq import FAILED, IDLE, Cancel, patience_of
 from asyncdbpool.drivers._psycopg3 import (
@@ -173,7 +175,8 @@ class PsycopgAsyncDriver(Psycopg3, NativeDriver):
             by_libpq = Cancel(self._libpq, raw.pgconn.pgconn_ptr, patience)
 
             async def cancel_on_a_thread(_ask: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
-                await asyncio.to_thread(by_libpq, dict)
+                cancel, apart = partial(by_libpq, dict), anyio.CapacityLimiter(1)
+                await anyio.to_thread.run_sync(cancel, abandon_on_cancel=True, limiter=apart)
 
             return cancel_on_a_thread
 
