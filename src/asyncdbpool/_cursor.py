@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from asyncdbpool._queries import CHUNK
+from asyncdbpool._queries import CHUNK, alone
 
 if TYPE_CHECKING:
     from asyncdbpool._session import Session
@@ -234,14 +234,19 @@ class CursorCore:
         """Return the rows that are left, in the driver's own container."""
         if not self.gives_rows:
             return self.give_birth().fetchall()
-        while not self.exhausted and self._error is None:
-            self._top_up(CHUNK)
-            time.sleep(0)  # offers the GIL to the event loop
+        if not self.exhausted:
+            self._fetch_rest()
         self._raise_late_error()
         self._told = True
         rows = list(self.rows)
         self.rows.clear()
         return rows if self._all_type is list else self._all_type(rows)
+
+    def _fetch_rest(self) -> None:
+        with alone(self._session.driver, self.raw):
+            while not self.exhausted and self._error is None:
+                self._top_up(CHUNK)
+                time.sleep(0)  # offers the GIL to the event loop
 
     def _top_up(self, count: int) -> None:
         before = len(self.rows)

@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from asyncdbpool.drivers import Driver
 
-__all__ = ["CHUNK", "column_of", "execute", "execute_many", "fetch_all", "fetch_one"]
+__all__ = ["CHUNK", "alone", "column_of", "execute", "execute_many", "fetch_all", "fetch_one"]
 
 CHUNK = 500
 """Rows made at a time while the rest of a result is fetched; the GIL is offered in between."""
+
+_fetching = Lock()
+_PATIENCE = 1.0  # seconds; for a child that was forked while somebody fetched
+
+
+@contextmanager
+def alone(driver: Driver, cursor: Any) -> Iterator[None]:
+    """Have the rest of a large result fetched while no other thread does so.
+
+    Threads that make rows need the GIL, so several at once are no faster than one after the other,
+    and the event loop has to wait for its turn among all of them. Where to fetch is to wait for a
+    server or a disk, nobody waits for anybody.
+    """
+    waited = driver.holds_rows(cursor) and _fetching.acquire(timeout=_PATIENCE)
+    try:
+        yield
+    finally:
+        if waited:
+            _fetching.release()
 
 
 def fetch_all(driver: Driver, raw: Any, sql: Any, params: Any) -> list[Any]:
@@ -76,12 +96,16 @@ def _all_rows(driver: Driver, cursor: Any) -> list[Any]:
     if not driver.gives_rows(cursor):
         return list(cursor.fetchall())  # the driver's own answer, or its own error
     rows: list[Any] = []
-    while True:
-        before = len(rows)
-        driver.fetch(cursor, CHUNK, rows)
-        if len(rows) - before < CHUNK:
-            return rows
-        time.sleep(0)  # offers the GIL to the event loop
+    driver.fetch(cursor, CHUNK, rows)
+    if len(rows) < CHUNK:
+        return rows
+    with alone(driver, cursor):
+        while True:
+            time.sleep(0)  # offers the GIL to the event loop
+            before = len(rows)
+            driver.fetch(cursor, CHUNK, rows)
+            if len(rows) - before < CHUNK:
+                return rows
 
 
 def _first_row(driver: Driver, cursor: Any) -> Any:  # noqa: ARG001 - as the others

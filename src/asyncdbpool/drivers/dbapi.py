@@ -262,6 +262,13 @@ class Driver(BaseDriver):
         """Tell whether a fetch that comes back short leaves the position behind the last row."""
         return False
 
+    def holds_rows(self, cursor: Any) -> bool:
+        """Tell whether rows that were not fetched yet are in this process all the same.
+
+        To fetch them only computes then, so that one large result is fetched at a time.
+        """
+        return False
+
     def next_result(self, cursor: Any) -> Any:
         """Go on to a cursor's next result, as its `nextset()` does."""
         return cursor.nextset()

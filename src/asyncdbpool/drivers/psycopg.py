@@ -91,3 +91,7 @@ class PsycopgDriver(Psycopg3, LibpqDriver):
     def goes_behind(self, cursor: Any) -> bool:
         """A named cursor's position is the server's own."""
         return hasattr(cursor, "name")
+
+    def holds_rows(self, cursor: Any) -> bool:
+        """All rows come with the statement, but for those of a named cursor."""
+        return not self.goes_behind(cursor)

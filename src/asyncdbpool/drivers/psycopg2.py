@@ -78,6 +78,10 @@ class Psycopg2Driver(LibpqDriver):
         """A named cursor's position is the server's own."""
         return cursor.name is not None
 
+    def holds_rows(self, cursor: Any) -> bool:
+        """All rows come with the statement, but for those of a named cursor."""
+        return not self.goes_behind(cursor)
+
     def close_cursor(self, cursor: Any) -> None:
         """Close; a named cursor that has ended with its transaction says so by an error."""
         try:
