@@ -1,7 +1,7 @@
 """Transactions: all or nothing, nested, by hand, and never left to the next borrower."""
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -105,6 +105,43 @@ async def test_nothing_uncommitted_reaches_the_next_borrower(
     assert written(database) == []
     if cleanup is None:  # unknown means closed
         assert (pool.stats().created, pool.stats().discarded) == (3, 2)
+
+
+@pytest.mark.parametrize("by", ["the pool", "the block", "the return"])
+async def test_without_a_cleanup_only_what_is_known_to_be_clean_is_lent_again(
+    database: Database, subject: Subject, pools: Pools, by: str
+) -> None:
+    pool = pools(max_size=1, **({"cleanup": None} if by == "the pool" else {}))
+
+    @asynccontextmanager
+    async def lent() -> AsyncIterator[Any]:
+        if by == "the return":
+            conn = await pool.get()
+            yield conn
+            await pool.put(conn, cleanup=None)
+        else:
+            options: dict[str, Any] = {"cleanup": None} if by == "the block" else {}
+            async with pool.connection(**options) as conn:
+                yield conn
+
+    async with lent():
+        pass
+    for n, end in enumerate(("commit", "rollback")):
+        async with lent() as conn:
+            await begun(database, conn)
+            await conn.execute(database.inserts(n))
+            await getattr(conn, end)()
+        assert (pool.stats().created, pool.stats().discarded) == (1, 0)
+    async with lent() as conn:
+        await conn.fetch_val("SELECT id FROM wares")
+        await conn.transaction().start()
+        await conn.execute(database.inserts(2))
+    assert (pool.size, pool.stats().discarded) == (0, 1), "unknown means closed"
+    async with lent() as conn:
+        assert await conn.fetch_val("SELECT max(id) FROM wares") == 0
+        await conn.commit()
+    assert written(database) == [0]
+    assert pool.stats().created == 2
 
 
 @pytest.mark.parametrize("cleanup", ["rollback", "reset", None])
