@@ -3,6 +3,7 @@
 A test that wants more than every driver has says so with `@pytest.mark.needs("savepoints")`; it
 runs with those that have it, and the drivers' own files (`tests/support/subjects/`) say of the
 others why they have not. One that is about a single server says `@pytest.mark.needs("MariaDB")`.
+A need that no driver is without is misspelt, and fails the collection.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -25,14 +26,16 @@ Pools = Callable[..., ConnectionPool]
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Have each test take in turn every driver that has what it needs."""
+    needed = [need for mark in metafunc.definition.iter_markers("needs") for need in mark.args]
     if "subject" in metafunc.fixturenames:
-        needed = [need for mark in metafunc.definition.iter_markers("needs") for need in mark.args]
         able = [
             pytest.param(subject, id=subject.name, marks=_marks(subject))
             for subject in SUBJECTS
             if subject.has(*needed)
         ]
         metafunc.parametrize("subject", able, indirect=True)
+    elif needed:
+        raise LookupError(f"no driver takes a test that needs {', '.join(map(repr, needed))}")
 
 
 def _marks(subject: Subject) -> list[pytest.MarkDecorator]:

@@ -6,6 +6,7 @@ import importlib
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from support.access import kill
@@ -134,7 +135,12 @@ class Subject:
         """Return why not all of that applies to it, or None if it does.
 
         A server's title is an ability of the drivers that are for it.
+
+        Raises:
+            LookupError: Nobody is without it: it is misspelt, or nothing to ask for.
         """
+        if unknown := {*abilities} - known_abilities():
+            raise LookupError(f"no driver is without {', '.join(map(repr, sorted(unknown)))}")
         if not _SERVERS.isdisjoint({*abilities} - {self.like.title}):
             return "the test is about another database"
         return next((self.without[each] for each in abilities if each in self.without), None)
@@ -188,3 +194,9 @@ _NAMES = (
 def subjects() -> list[Subject]:
     """Return every driver, in the order of the tables."""
     return [importlib.import_module(f"support.subjects.{name}").SUBJECT for name in _NAMES]
+
+
+@cache
+def known_abilities() -> frozenset[str]:
+    """Return what can be asked for: what some driver is without, and the servers' titles."""
+    return _SERVERS.union(*(subject.without for subject in subjects()))
