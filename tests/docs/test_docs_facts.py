@@ -209,6 +209,7 @@ def test_what_a_driver_is_without_is_what_its_file_lacks(subject: Subject) -> No
     generic: Any = NativeDriver if subject.native else Driver
     assert subject.has("reset") is driver.can_reset
     assert subject.has("cancel") is (type(driver).canceller is not generic.canceller)
+    assert subject.has("procedures") is bool(subject.procedure)
     if subject.has("probe"):
         assert type(driver).in_transaction is not BaseDriver.in_transaction
 

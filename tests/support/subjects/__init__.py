@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -96,6 +96,7 @@ class Subject:
         autocommits: Pool options with which a statement outside of a block commits by itself.
         commit_each: Has a borrowed connection do so.
         procedure: A statement that makes the procedure `doubled`, for `callproc()`.
+        twice: Finds its result in what `callproc()` returns and in the rows.
         several: Pool options with which a string may hold several statements.
         native: Whether it is asyncio's own.
         without: What does not apply to it, and why.
@@ -120,6 +121,7 @@ class Subject:
     autocommits: Mapping[str, Any] = field(default_factory=lambda: {"autocommit": True})
     commit_each: Callable[[Any], Awaitable[None]] = by_an_attribute
     procedure: str = ""
+    twice: Callable[[Any, Sequence[Any]], Any] = lambda _returned, rows: rows[0][0]
     several: Mapping[str, Any] = field(default_factory=dict)
     native: bool = False
     without: Mapping[str, str] = field(default_factory=dict)

@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["DOUBLE", "by_position", "plainly", "with_db"]
+__all__ = ["DOUBLE", "DOUBLE_IN_PLACE", "by_position", "plainly", "with_db"]
 
 DOUBLE = "CREATE OR REPLACE PROCEDURE doubled(IN number INTEGER) SELECT number * 2 AS twice"
+DOUBLE_IN_PLACE = (
+    "CREATE OR REPLACE PROCEDURE doubled(INOUT number INTEGER) SET number = number * 2"
+)
 
 
 def by_position(login: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

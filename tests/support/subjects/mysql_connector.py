@@ -3,7 +3,7 @@
 import mysql.connector
 
 from support.subjects import MARIADB, Subject
-from support.subjects.mariadb_s import DOUBLE, with_db
+from support.subjects.mariadb_s import DOUBLE_IN_PLACE, with_db
 
 SUBJECT = Subject(
     name="mysql.connector",
@@ -11,7 +11,8 @@ SUBJECT = Subject(
     like=MARIADB,
     module=mysql.connector,
     ways=lambda login: {"by the classic names": ((), with_db(login))},
-    procedure=DOUBLE,
+    procedure=DOUBLE_IN_PLACE,  # it keeps the rows of a procedure in cursors of their own
+    twice=lambda returned, _rows: returned[0],
     without={
         "names": "mysql.connector has no connect option for them, a cursor takes `dictionary=True`"
     },

@@ -6,7 +6,7 @@ from typing import Any
 from pg8000 import dbapi
 
 from support.subjects import POSTGRES, Subject
-from support.subjects.postgres import DOUBLE, committing_each
+from support.subjects.postgres import DOUBLE_IN_PLACE, committing_each
 
 
 def arguments(login: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,7 +28,7 @@ SUBJECT = Subject(
         ),
     },
     autocommits={"setup": committing_each},
-    procedure=DOUBLE,
+    procedure=DOUBLE_IN_PLACE,  # its `CALL` is for procedures, and not for functions
     without={
         "names": "pg8000's rows are tuples only",
         "mappings": "pg8000's parameters have names only where its `paramstyle` is changed",

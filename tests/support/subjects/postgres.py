@@ -3,11 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["DOUBLE", "committing_each", "dsn", "url", "with_dbname"]
+__all__ = ["DOUBLE", "DOUBLE_IN_PLACE", "committing_each", "dsn", "url", "with_dbname"]
 
-DOUBLE = (
-    "CREATE OR REPLACE FUNCTION doubled(integer) RETURNS integer LANGUAGE sql AS 'SELECT $1 * 2'"
+REPLACE = (
+    "DO 'BEGIN DROP ROUTINE IF EXISTS doubled(integer);"
+    " CREATE {} LANGUAGE sql AS $body$ SELECT $1 * 2 $body$; END'"
 )
+DOUBLE = REPLACE.format("FUNCTION doubled(integer) RETURNS integer")
+DOUBLE_IN_PLACE = REPLACE.format("PROCEDURE doubled(INOUT number integer)")
 
 
 def committing_each(raw: Any) -> None:
