@@ -1,6 +1,7 @@
 """Connecting: in every way that a driver offers, and its own errors where it fails."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from asyncdbpool import ConnectionPool, PoolTimeout
 from asyncdbpool.testing import check_invariants
 from support.access import left_of
+from support.activity import Activity
 from support.databases import Database
 from support.servers import Server, free_port
 from support.subjects import Subject
@@ -28,6 +30,58 @@ async def test_every_way_to_connect_leads_there(
         async with ConnectionPool(subject.module, *args, **kwargs) as pool:
             assert await pool.fetch_val(f"SELECT id FROM {wares}") == 7, way
         assert left_of(pool.name) == []
+
+
+@pytest.mark.needs("server", "Unix socket")
+async def test_a_unix_socket_leads_there_and_a_cancel_finds_it(
+    database: Database, subject: Subject, server: Server, login: Any, activity: Activity
+) -> None:
+    assert subject.by_socket is not None
+    assert server.socket is not None
+    assert subject.like.locally is not None
+    async with database.opened() as pool:
+        assert await pool.fetch_val(subject.like.locally) == 0
+    arguments = subject.by_socket(login, server.socket)
+    async with ConnectionPool(subject.module, max_size=1, **arguments) as pool:
+        assert await pool.fetch_val(subject.like.locally) == 1
+        await cancels(pool, activity)
+        assert await pool.fetch_val(subject.like.locally) == 1
+        assert pool.stats().created == 1
+    assert left_of(pool.name) == []
+
+
+@pytest.mark.needs("server", "option file")
+@pytest.mark.usefixtures("wares")
+async def test_an_option_file_leads_there_and_a_cancel_finds_it(
+    subject: Subject,
+    login: Any,
+    activity: Activity,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert subject.by_file is not None
+    assert subject.like.options is not None
+    path = tmp_path / "shop.conf"
+    path.write_text(subject.like.options(login))
+    path.chmod(0o600)
+    monkeypatch.setenv("PGSERVICEFILE", str(path))
+    async with ConnectionPool(subject.module, max_size=1, **subject.by_file(path)) as pool:
+        assert await pool.fetch_val("SELECT count(*) FROM wares") == 0
+        await cancels(pool, activity)
+        assert await pool.fetch_val("SELECT count(*) FROM wares") == 0
+        assert pool.stats().created == 1
+    assert left_of(pool.name) == []
+
+
+async def cancels(pool: ConnectionPool, activity: Activity) -> None:
+    """Cancel a statement, for which some drivers connect once more; its connection goes on."""
+    task = asyncio.create_task(pool.fetch_all(activity.endless))
+    await activity.begins()
+    task.cancel()
+    async with asyncio.timeout(5):
+        await asyncio.wait([task])
+    assert (pool.stats().cancelled, pool.stats().discarded) == (1, 0)
+    check_invariants(pool)
 
 
 async def test_keywords_of_credentials_are_asked_for_each_connect(

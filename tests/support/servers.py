@@ -84,6 +84,11 @@ class Server(ABC):
         """The path of one of the server's programs."""
 
     @property
+    @abstractmethod
+    def socket(self) -> Path | None:
+        """The Unix socket that it listens on, too, if it can."""
+
+    @property
     def pid(self) -> int:
         """The process id of the running server."""
         if self._process is None:
@@ -243,6 +248,10 @@ class PostgresServer(Server):
         newest = max(versions, key=lambda path: float(path.parts[-3]), default=None)
         return newest or which(program)
 
+    @property
+    def socket(self) -> Path:
+        return self._home / f".s.PGSQL.{self.port}"  # clients make the name of the port
+
     def _create_data(self) -> None:
         secret = self._home / "password"
         secret.write_text(self.password)
@@ -272,7 +281,7 @@ class PostgresServer(Server):
         settings = {
             "listen_addresses": self.host,
             "port": self.port,
-            "unix_socket_directories": "",
+            "unix_socket_directories": self._home,
             "max_connections": 100,
             "fsync": "off",
             "synchronous_commit": "off",
@@ -303,6 +312,10 @@ class MariaDBServer(Server):
     def find(cls, program: str) -> Path | None:
         return which(program)
 
+    @property
+    def socket(self) -> Path:
+        return self._home / "sock"
+
     def _create_data(self) -> None:
         self._run(
             self._require("mariadb-install-db"),
@@ -330,7 +343,7 @@ class MariaDBServer(Server):
         return self._server(
             f"--bind-address={self.host}",
             f"--port={self.port}",
-            f"--socket={self._home / 'sock'}",
+            f"--socket={self.socket}",
             f"--pid-file={self._home / 'pid'}",
             "--max-connections=151",
         )
@@ -373,6 +386,10 @@ class FirebirdServer(Server):
     @classmethod
     def find(cls, program: str) -> Path | None:
         return which(program)
+
+    @property
+    def socket(self) -> None:
+        return None
 
     @property
     def path(self) -> Path:

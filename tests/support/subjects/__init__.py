@@ -7,6 +7,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from support.access import kill
@@ -33,6 +34,8 @@ class Kind:
         setting: A statement that changes the session, and one that shows it.
         backend: What gives the number by which the server knows a connection.
         kill: Ends a connection by that number.
+        options: What an option file says, made of the keywords; libpq finds it by `PGSERVICEFILE`.
+        locally: A query that gives 1 where the connection is by the server's Unix socket, else 0.
     """
 
     title: str
@@ -41,6 +44,15 @@ class Kind:
     setting: tuple[str, str]
     backend: str | None = None
     kill: Callable[[Any, int], None] = kill
+    options: Callable[[Mapping[str, Any]], str] | None = None
+    locally: str | None = None
+
+
+def _options(section: str, login: Mapping[str, Any], database: str = "database") -> str:
+    """Return an option file, as the clients of PostgreSQL and of MariaDB read it."""
+    words = {key: login[key] for key in ("host", "port", "user", "password")}
+    lines = [f"{key}={value}" for key, value in {**words, database: login["database"]}.items()]
+    return "\n".join([f"[{section}]", *lines, ""])
 
 
 SQLITE = Kind(
@@ -55,6 +67,8 @@ POSTGRES = Kind(
     describe=postgres_on,
     setting=("SET work_mem = 1234", "SHOW work_mem"),
     backend="pg_backend_pid()",
+    options=lambda login: _options("shop", login, database="dbname"),
+    locally="SELECT CASE WHEN inet_server_addr() IS NULL THEN 1 ELSE 0 END",
 )
 MARIADB = Kind(
     title="MariaDB",
@@ -62,6 +76,10 @@ MARIADB = Kind(
     describe=mariadb_on,
     setting=("SET @left = 1234", "SELECT @left"),
     backend="CONNECTION_ID()",
+    options=lambda login: _options("client", login),
+    locally=(
+        "SELECT host = 'localhost' FROM information_schema.processlist WHERE id = CONNECTION_ID()"
+    ),
 )
 
 
@@ -86,6 +104,8 @@ class Subject:
         own: The same, as the module itself takes them, where the library takes others.
         ways: The same, for every other way to connect that it offers: positional arguments
             and keywords.
+        by_socket: The same, by the server's Unix socket: keywords.
+        by_file: The same, by an option file with the rest: keywords.
         changes: What else is not as in the database's description: the placeholder, say.
         named: What stands for the parameter `:name`, as the second argument of `re.sub`.
         by_name: Pool options with which rows have names.
@@ -111,6 +131,8 @@ class Subject:
     ways: Callable[[Mapping[str, Any]], Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]]] = (
         lambda _login: {}
     )
+    by_socket: Callable[[Mapping[str, Any], Path], Mapping[str, Any]] | None = None
+    by_file: Callable[[Path], Mapping[str, Any]] | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
     named: str = r"%(\1)s"
     by_name: Mapping[str, Any] = field(default_factory=dict)

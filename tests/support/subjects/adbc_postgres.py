@@ -6,7 +6,7 @@ import adbc_driver_postgresql.dbapi
 
 from support.subjects import POSTGRES, Subject
 from support.subjects.arrow import WITHOUT
-from support.subjects.postgres import dsn, url
+from support.subjects.postgres import by_socket, dsn, url
 
 SUBJECT = Subject(
     name="ADBC (PostgreSQL)",
@@ -19,6 +19,8 @@ SUBJECT = Subject(
         "by a URL": ((), {"uri": url(login)}),
         "by a URL and keywords": ((url({**login, "database": "nowhere"}),), dict(login)),
     },
+    by_socket=by_socket,
+    by_file=lambda _path: {"uri": "service=shop"},
     changes={"placeholder": "$"},
     without={
         **WITHOUT,

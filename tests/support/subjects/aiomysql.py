@@ -8,7 +8,7 @@ from pymysql.constants import CLIENT
 
 from support.lines import on_a_cursor
 from support.subjects import MARIADB, Subject, by_a_method
-from support.subjects.mariadb_s import DOUBLE, by_position
+from support.subjects.mariadb_s import DOUBLE, by_position, by_socket
 
 
 def with_db(login: Mapping[str, Any]) -> dict[str, Any]:
@@ -23,6 +23,8 @@ SUBJECT = Subject(
     native=True,
     arguments=with_db,
     ways=lambda login: {"by position": by_position(login)},
+    by_socket=lambda login, socket: with_db(by_socket(login, socket)),
+    by_file=lambda path: {"read_default_file": str(path)},
     by_name={"cursorclass": aiomysql.DictCursor},
     saying=on_a_cursor,
     commit_each=by_a_method,

@@ -6,7 +6,7 @@ import asyncmy.cursors
 
 from support.lines import on_a_cursor
 from support.subjects import MARIADB, Subject, by_a_method
-from support.subjects.mariadb_s import DOUBLE
+from support.subjects.mariadb_s import DOUBLE, by_socket
 
 SUBJECT = Subject(
     name="asyncmy",
@@ -20,6 +20,8 @@ SUBJECT = Subject(
             {"db" if key == "database" else key: value for key, value in login.items()},
         )
     },
+    by_socket=by_socket,
+    by_file=lambda path: {"read_default_file": str(path)},
     by_name={"cursor_cls": asyncmy.cursors.DictCursor},
     saying=on_a_cursor,
     commit_each=by_a_method,

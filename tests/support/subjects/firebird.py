@@ -124,6 +124,8 @@ SUBJECT = Subject(
         "result sets": "a statement of Firebird's has one result at most",
         "socket": "Firebird's client library does not tell it",
         "reset": "Firebird 3 cannot reset a session, so the connection is closed instead",
+        "option file": "firebird-driver reads its own when told to, not when it connects",
+        "Unix socket": "Firebird's server listens on TCP only",
         "port": "the host and its port are a part of the database's name",
     },
 )

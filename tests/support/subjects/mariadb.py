@@ -3,7 +3,7 @@
 import mariadb.constants.CLIENT
 
 from support.subjects import MARIADB, Subject
-from support.subjects.mariadb_s import DOUBLE, plainly, with_db
+from support.subjects.mariadb_s import DOUBLE, by_socket, plainly, with_db
 
 SUBJECT = Subject(
     name="mariadb",
@@ -12,6 +12,8 @@ SUBJECT = Subject(
     module=mariadb,
     arguments=plainly,
     ways=lambda login: {"by the classic names": ((), with_db(plainly(login)))},
+    by_socket=lambda login, socket: plainly(by_socket(login, socket)),
+    by_file=lambda path: {"default_file": str(path)},
     changes={"placeholder": "?"},
     procedure=DOUBLE,
     several={"client_flag": mariadb.constants.CLIENT.MULTI_STATEMENTS},

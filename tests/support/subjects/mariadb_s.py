@@ -1,9 +1,10 @@
 """What the drivers of MariaDB and MySQL have in common."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-__all__ = ["DOUBLE", "DOUBLE_IN_PLACE", "by_position", "plainly", "with_db"]
+__all__ = ["DOUBLE", "DOUBLE_IN_PLACE", "by_position", "by_socket", "plainly", "with_db"]
 
 DOUBLE = "CREATE OR REPLACE PROCEDURE doubled(IN number INTEGER) SELECT number * 2 AS twice"
 DOUBLE_IN_PLACE = (
@@ -16,6 +17,12 @@ def by_position(login: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, An
     first = ("host", "user", "password", "database")
     others = {key: value for key, value in login.items() if key not in first}
     return tuple(login[key] for key in first), others
+
+
+def by_socket(login: Mapping[str, Any], socket: Path) -> dict[str, Any]:
+    """Return the keywords with a Unix socket in the place of host and port."""
+    others = {key: value for key, value in login.items() if key not in ("host", "port")}
+    return {**others, "unix_socket": str(socket)}
 
 
 def with_db(login: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import mysql.connector
 
 from support.subjects import MARIADB, Subject
-from support.subjects.mariadb_s import DOUBLE_IN_PLACE, with_db
+from support.subjects.mariadb_s import DOUBLE_IN_PLACE, by_socket, with_db
 
 SUBJECT = Subject(
     name="mysql.connector",
@@ -11,6 +11,8 @@ SUBJECT = Subject(
     like=MARIADB,
     module=mysql.connector,
     ways=lambda login: {"by the classic names": ((), with_db(login))},
+    by_socket=by_socket,
+    by_file=lambda path: {"option_files": str(path)},
     procedure=DOUBLE_IN_PLACE,  # it keeps the rows of a procedure in cursors of their own
     twice=lambda returned, _rows: returned[0],
     without={

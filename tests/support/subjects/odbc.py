@@ -6,6 +6,7 @@ from typing import Any
 __all__ = ["WITHOUT", "by_a_string", "keywords"]
 
 WITHOUT = {
+    "option file": "ODBC's own is `odbc.ini`, for the whole machine or account",
     "names": "pyodbc's rows have attributes, no keys",
     "mappings": "ODBC has no named parameters",
     "procedures": "pyodbc has no callproc(), it runs `{CALL ...}`",

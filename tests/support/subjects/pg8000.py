@@ -27,9 +27,11 @@ SUBJECT = Subject(
             {},
         ),
     },
+    by_socket=lambda login, socket: {**arguments(login), "unix_sock": str(socket)},
     autocommits={"setup": committing_each},
     procedure=DOUBLE_IN_PLACE,  # its `CALL` is for procedures, and not for functions
     without={
+        "option file": "pg8000 reads none",
         "names": "pg8000's rows are tuples only",
         "mappings": "pg8000's parameters have names only where its `paramstyle` is changed",
         "result sets": "pg8000 runs one statement at a time",

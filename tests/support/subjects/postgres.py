@@ -1,9 +1,18 @@
 """What PostgreSQL's drivers have in common."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-__all__ = ["DOUBLE", "DOUBLE_IN_PLACE", "committing_each", "dsn", "url", "with_dbname"]
+__all__ = [
+    "DOUBLE",
+    "DOUBLE_IN_PLACE",
+    "by_socket",
+    "committing_each",
+    "dsn",
+    "url",
+    "with_dbname",
+]
 
 REPLACE = (
     "DO 'BEGIN DROP ROUTINE IF EXISTS doubled(integer);"
@@ -20,6 +29,11 @@ def committing_each(raw: Any) -> None:
 def with_dbname(login: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keywords as libpq has them."""
     return {"dbname" if key == "database" else key: value for key, value in login.items()}
+
+
+def by_socket(login: Mapping[str, Any], socket: Path) -> dict[str, Any]:
+    """Return the keywords with the folder of a Unix socket in the host's place."""
+    return {**login, "host": str(socket.parent)}
 
 
 def dsn(login: Mapping[str, Any]) -> str:

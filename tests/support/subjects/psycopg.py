@@ -5,7 +5,7 @@ from typing import Any
 import psycopg.rows
 
 from support.subjects import POSTGRES, Subject
-from support.subjects.postgres import dsn, url, with_dbname
+from support.subjects.postgres import by_socket, dsn, url, with_dbname
 
 
 def with_keys(raw: psycopg.Connection[Any]) -> None:
@@ -23,6 +23,8 @@ SUBJECT = Subject(
         "by a URL": ((url(login),), {}),
         "by a string and keywords": (("dbname=nowhere",), with_dbname(login)),
     },
+    by_socket=lambda login, socket: with_dbname(by_socket(login, socket)),
+    by_file=lambda _path: {"service": "shop"},
     by_name={"setup": with_keys},
     without={"procedures": "psycopg 3 has no callproc()"},
 )

@@ -3,7 +3,7 @@
 import psycopg2.extras
 
 from support.subjects import POSTGRES, Subject
-from support.subjects.postgres import DOUBLE, committing_each, dsn, url, with_dbname
+from support.subjects.postgres import DOUBLE, by_socket, committing_each, dsn, url, with_dbname
 
 SUBJECT = Subject(
     name="psycopg2",
@@ -15,6 +15,8 @@ SUBJECT = Subject(
         "by a URL": ((url(login),), {}),
         "by a string and keywords": (("dbname=nowhere",), with_dbname(login)),
     },
+    by_socket=by_socket,
+    by_file=lambda _path: {"service": "shop"},
     by_name={"cursor_factory": psycopg2.extras.DictCursor},
     autocommits={"setup": committing_each},
     procedure=DOUBLE,

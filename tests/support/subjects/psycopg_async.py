@@ -6,7 +6,7 @@ import psycopg.rows
 
 from support.lines import on_a_cursor
 from support.subjects import POSTGRES, Subject
-from support.subjects.postgres import dsn, url, with_dbname
+from support.subjects.postgres import by_socket, dsn, url, with_dbname
 
 
 async def by_a_coroutine(conn: Any) -> None:
@@ -25,6 +25,8 @@ SUBJECT = Subject(
         "by a URL": ((url(login),), {}),
         "by a string and keywords": (("dbname=nowhere",), with_dbname(login)),
     },
+    by_socket=lambda login, socket: with_dbname(by_socket(login, socket)),
+    by_file=lambda _path: {"service": "shop"},
     by_name={"row_factory": psycopg.rows.dict_row},
     saying=on_a_cursor,
     commit_each=by_a_coroutine,
