@@ -55,3 +55,16 @@ async def test_its_errors_are_its_own_and_cost_nothing(
         assert await pool.fetch_val(f"SELECT count(*) FROM {wares}") == 3
         assert (pool.stats().created, pool.stats().discarded) == (1, 0)
         check_invariants(pool)
+
+
+async def test_without_a_cleanup_what_was_begun_by_hand_ends_with_its_connection(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    file = str(tmp_path / "shop.db")
+    async with ConnectionPool(shillelagh, file, **options, cleanup=None) as pool:
+        async with pool.connection() as conn:
+            await conn.execute("BEGIN")
+            await conn.execute("CREATE TABLE wares (name TEXT)")
+        assert await pool.fetch_val("SELECT count(*) FROM sqlite_master") == 0
+        assert (pool.stats().created, pool.stats().discarded) == (2, 1)
+        check_invariants(pool)

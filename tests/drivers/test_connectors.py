@@ -10,6 +10,8 @@ from asyncdbpool.testing import check_invariants
 from support.databases import Database
 from support.lines import written
 
+pytestmark = pytest.mark.needs("database keyword")
+
 
 @pytest.fixture
 def login(database: Database) -> tuple[dict[str, Any], str]:

@@ -14,6 +14,7 @@ from support.subjects import Subject
 Pools = Callable[..., ConnectionPool]
 
 
+@pytest.mark.needs("transactions")
 async def test_a_function_gets_the_driver_s_own_connection_and_does_all_or_nothing(
     database: Database, subject: Subject, pool: ConnectionPool
 ) -> None:

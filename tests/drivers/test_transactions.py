@@ -14,6 +14,7 @@ from support.subjects import Subject
 Pools = Callable[..., ConnectionPool]
 
 
+@pytest.mark.needs("transactions")
 async def test_a_transaction_commits_on_success_and_rolls_back_on_an_error(
     database: Database, pool: ConnectionPool
 ) -> None:
@@ -34,6 +35,7 @@ async def test_a_transaction_commits_on_success_and_rolls_back_on_an_error(
         assert written(database) == [1, 3]
 
 
+@pytest.mark.needs("transactions")
 async def test_a_transaction_inside_of_another_is_a_savepoint(
     database: Database, subject: Subject, pool: ConnectionPool
 ) -> None:
@@ -60,6 +62,7 @@ async def test_a_transaction_inside_of_another_is_a_savepoint(
     assert written(database) == [1, 4]
 
 
+@pytest.mark.needs("transactions")
 async def test_commit_and_rollback_end_what_a_statement_has_begun(
     database: Database, pool: ConnectionPool
 ) -> None:
@@ -73,6 +76,7 @@ async def test_commit_and_rollback_end_what_a_statement_has_begun(
         assert written(database) == [1, 3]
 
 
+@pytest.mark.needs("transactions")
 async def test_a_transaction_ends_also_what_was_begun_before_it(
     database: Database, pool: ConnectionPool
 ) -> None:
@@ -90,6 +94,7 @@ async def test_a_transaction_ends_also_what_was_begun_before_it(
         assert written(database) == [1, 2]
 
 
+@pytest.mark.needs("transactions")
 @pytest.mark.parametrize("cleanup", ["rollback", "reset", None])
 async def test_nothing_uncommitted_reaches_the_next_borrower(
     database: Database, pools: Pools, cleanup: Any
@@ -107,6 +112,7 @@ async def test_nothing_uncommitted_reaches_the_next_borrower(
         assert (pool.stats().created, pool.stats().discarded) == (3, 2)
 
 
+@pytest.mark.needs("transactions")
 @pytest.mark.parametrize("by", ["the pool", "the block", "the return"])
 async def test_without_a_cleanup_only_what_is_known_to_be_clean_is_lent_again(
     database: Database, subject: Subject, pools: Pools, by: str

@@ -46,6 +46,7 @@ class Database:
         begin: The statement that opens a transaction; None where every statement does.
         creates: Makes a table where it is not there.
         inserts: Makes a statement for rows of the table `wares`.
+        raises: What it raises, too, that does not descend from the module's `Error`.
         own: The same arguments as the module itself takes them, where the library takes others.
     """
 
@@ -61,6 +62,7 @@ class Database:
     begin: str | None = "BEGIN"
     creates: str = "CREATE TABLE IF NOT EXISTS {table} ({columns})"
     inserts: Callable[..., str] = insert
+    raises: tuple[type[Exception], ...] = ()
     own: Mapping[str, Any] | None = None
 
     @property
@@ -78,7 +80,7 @@ class Database:
         """What the driver's own errors are: PEP 249 has one root for them, asyncpg several."""
         if self.module is asyncpg:
             return asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError
-        return (self.module.Error,)
+        return (self.module.Error, *self.raises)
 
     def connect(self) -> Any:
         """Make a blocking connection without a pool."""

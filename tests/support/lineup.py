@@ -61,12 +61,13 @@ def abilities() -> str:
         driver: Any = find_driver(subject.module)
         generic = NativeDriver if subject.native else Driver
         restored = getattr(driver, "session_attributes", ())
+        told = subject.has("database keyword")
         rows.append(
             [
                 f"`{module_name(subject)}`{tail(subject)}",
                 f"`{type(driver).__module__.rpartition('.')[2]}.py`",
-                "—" if driver.host_keyword is None else f"`{driver.host_keyword}`",
-                f"`{driver.database_keyword}`",
+                f"`{driver.host_keyword}`" if told and driver.host_keyword else "—",
+                f"`{driver.database_keyword}`" if told else "—",
                 "`SELECT 1`" if type(driver).ping is generic.ping else "its own",
                 *("yes" if subject.has(need) else "no" for need in ABILITIES.values()),
                 ", ".join(f"`{name}`" for name in restored) or "—",

@@ -110,6 +110,7 @@ class Subject:
         named: What stands for the parameter `:name`, as the second argument of `re.sub`.
         by_name: Pool options with which rows have names.
         many: What `execute_many` returns for three rows.
+        uncounted: What `execute` says where the driver does not count the rows.
         guest: A method of a connection that makes something to fetch from, and the one to fetch.
         saying: Makes a function that runs statements with the driver's own connection.
         watch: Makes a view on what it does, where the database is no server.
@@ -137,6 +138,7 @@ class Subject:
     named: str = r"%(\1)s"
     by_name: Mapping[str, Any] = field(default_factory=dict)
     many: int = 3
+    uncounted: int = -1
     guest: tuple[str, str] = "execute", "fetchone"
     saying: Callable[..., Callable[[Any], Any]] = on_a_thread
     watch: Watch | None = None
@@ -185,7 +187,7 @@ class Subject:
 
     def counted(self, count: int) -> int:
         """Return what `execute` says where it has changed so many rows."""
-        return count if self.has("counts") else -1
+        return count if self.has("counts") else self.uncounted
 
     def with_names(self, sql: str) -> str:
         """Put the driver's own placeholder for each `:name`."""
@@ -212,6 +214,7 @@ _NAMES = (
     "mariadb",
     "mysql_connector",
     "asyncmy",
+    "shillelagh",
 )
 
 
