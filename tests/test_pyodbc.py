@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
 
@@ -150,6 +151,23 @@ def test_a_cancel_is_for_the_cursor_that_runs_and_makes_it_unsure_of_its_rows() 
     driver = PyODBCDriver(pyodbc)
     assert isinstance(driver.interrupted(running), pyodbc.OperationalError)
     assert driver.interrupted(other) is None
+
+
+def test_a_late_cancel_does_not_free_the_rows_that_a_thread_may_be_reading(
+    pyodbc_mariadb: Database,
+) -> None:
+    database = pyodbc_mariadb  # whose ODBC driver would do so
+    driver = PyODBCDriver(pyodbc)
+    raw = driver.connect((), database.arguments)
+    with closing(raw):
+        cancel = driver.canceller(raw, (), database.arguments)
+        assert cancel is not None
+        cursor = raw.execute(database.rows(600))
+        for _ in range(3):
+            assert cursor.fetchone() is not None
+            raw.run(cursor, cancel, dict)
+        driver.absorb_cancel(raw)
+        assert len(cursor.fetchall()) == 597
 
 
 # ------------------------------------------------------------------------------------------------

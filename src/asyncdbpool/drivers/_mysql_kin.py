@@ -10,7 +10,7 @@ from asyncdbpool.drivers import _mysql
 from asyncdbpool.drivers.base import Unanswered
 from asyncdbpool.drivers.dbapi import Canceller, Driver
 
-__all__ = ["MySQLKin"]
+__all__ = ["MySQLKin", "kill_query"]
 
 
 class MySQLKin(Driver):
@@ -74,14 +74,7 @@ class MySQLKin(Driver):
 
         def kill(ask: Callable[[], Mapping[str, Any]]) -> None:
             side = self.connect(args, {**kwargs, **ask(), **bounds, **self.side_keywords(raw)})
-            try:
-                self.command(side, f"KILL QUERY {number()}")
-            except Exception as error:
-                if self.is_disconnect(error, side):
-                    raise Unanswered(f"KILL QUERY {number()} had no answer") from error
-                raise
-            finally:
-                side.close()
+            kill_query(self, side, number())
 
         return kill
 
@@ -135,3 +128,19 @@ class MySQLKin(Driver):
     def is_transient(self, error: BaseException) -> bool:
         """Refused, lost while connecting, too many connections, shutting down."""
         return _mysql.number(error, self.module) in _mysql.SOON
+
+
+def kill_query(driver: Driver, side: Any, number: int) -> None:
+    """Cancel what runs on the connection of that number; close the side connection after it.
+
+    Raises:
+        Unanswered: The side connection was lost meanwhile.
+    """
+    try:
+        driver.command(side, f"KILL QUERY {number}")
+    except Exception as error:
+        if driver.is_disconnect(error, side):
+            raise Unanswered(f"KILL QUERY {number} had no answer") from error
+        raise
+    finally:
+        side.close()

@@ -11,12 +11,15 @@ from types import MethodType
 from typing import Any, ClassVar
 
 from asyncdbpool.drivers import _mysql, _postgres
+from asyncdbpool.drivers._mysql_kin import kill_query
 from asyncdbpool.drivers.base import error_text, system_says
 from asyncdbpool.drivers.dbapi import Canceller, Driver
 
 __all__ = ["Connection", "Cursor", "PyODBCDriver"]
 
 _TIMEOUTS = frozenset({"HYT00", "HYT01"})
+
+_KILLING = frozenset({"MariaDB", "MySQL"})
 
 _NUMBER_OF_MYSQL = re.compile(r"\[(?:ma-|mysql).*\((\d+)\) \(SQL\w+\)", re.IGNORECASE | re.DOTALL)
 
@@ -56,9 +59,21 @@ class PyODBCDriver(Driver):
     def canceller(
         self, raw: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Canceller | None:
-        """`Cursor.cancel()`, which is `SQLCancel()` and may be called on any thread."""
-        cancel: Canceller = raw.cancel
-        return cancel
+        """`Cursor.cancel()`, which is `SQLCancel()` and may be called on any thread.
+
+        For MariaDB and MySQL it is `KILL QUERY` on a side connection. Their ODBC drivers do the
+        same while the server is at work; else they free the rows of the cursor, which the
+        connection's thread may be reading, and the process crashes.
+        """
+        if raw.getinfo(self.module.SQL_DBMS_NAME) not in _KILLING:
+            cancel: Canceller = raw.cancel
+            return cancel
+        number = raw.execute("SELECT CONNECTION_ID()").fetchval()
+
+        def kill(ask: Callable[[], Mapping[str, Any]]) -> None:
+            kill_query(self, self.connect(args, {**kwargs, **ask()}), number)
+
+        return kill
 
     def absorb_cancel(self, raw: Any) -> None:
         """Let a cancel that came too late hit a statement that nobody minds, with any answer."""
