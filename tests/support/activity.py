@@ -13,7 +13,7 @@ from support.access import administrator
 from support.databases import Database, Values
 from support.servers import Server
 
-__all__ = ["Activity", "Counted", "Embedded", "duck", "observed", "sqlite_by_odbc"]
+__all__ = ["Activity", "Counted", "Embedded", "Served", "duck", "observed", "sqlite_by_odbc"]
 
 _COUNT = (
     "WITH RECURSIVE n(i) AS (VALUES(0) UNION ALL SELECT i + 1 FROM n {limit}) SELECT {what} FROM n"

@@ -79,21 +79,12 @@ NATIVE = [
     pytest.param("asyncpg", marks=pytest.mark.postgres),
     pytest.param("aiomysql", marks=pytest.mark.mariadb),
 ]
-KIN = [
-    pytest.param("psycopg", marks=pytest.mark.postgres),
-    pytest.param("pymysql", marks=pytest.mark.mariadb),
-    "duckdb",
-    pytest.param("pyodbc", marks=pytest.mark.postgres),
-]
 EVERY = [*BLOCKING, *NATIVE]
 SERVED = [*BLOCKING[1:], *NATIVE]
 """For a module's own fixture `database`; `server` is the server of each of these."""
 
 with_every_driver = pytest.mark.parametrize("database", EVERY, indirect=True)
 """Has the fixture `database`, and what is made from it, take each of the five drivers in turn."""
-
-with_kin_too = pytest.mark.parametrize("database", [*EVERY, *KIN], indirect=True)
-"""The same with those that are like one of the five, too: other modules for the same databases."""
 
 with_native_drivers = pytest.mark.parametrize("database", NATIVE, indirect=True)
 """The same with the two native ones."""
@@ -171,9 +162,6 @@ def described(request: pytest.FixtureRequest, name: str) -> Database:
         "MySQLdb": "mysql",
         "asyncpg": "asyncpg_database",
         "aiomysql": "aiomysql_database",
-        "psycopg": "psycopg_database",
-        "pymysql": "pymysql_database",
-        "duckdb": "duckdb_database",
         "pyodbc": "pyodbc_database",
         "pyodbc on MariaDB": "pyodbc_mariadb",
     }[name]

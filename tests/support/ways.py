@@ -5,12 +5,14 @@ from types import ModuleType
 from typing import Any
 
 import aiomysql
+import asyncmy
 import asyncpg
+import psycopg
 
 __all__ = ["in_a_function", "iterated", "on_a_cursor"]
 
 
-def on_a_cursor(module: ModuleType) -> Callable[[Any, str], Awaitable[Any]]:
+def on_a_cursor(module: Any) -> Callable[[Any, str], Awaitable[Any]]:
     """Return what gives a statement's first row, by a cursor of a borrowed connection."""
     return _on_asyncpg_s_cursors if module is asyncpg else _on_a_cursor
 
@@ -20,11 +22,13 @@ def iterated(module: ModuleType) -> Callable[[Any, str], Awaitable[list[Any]]]:
     return _iterated_by_asyncpg if module is asyncpg else _iterated
 
 
-def in_a_function(module: ModuleType) -> Callable[[Any, str], Any]:
+def in_a_function(module: Any) -> Callable[[Any, str], Any]:
     """Return what `run()` takes and gives the same, on a cursor of the driver's connection."""
-    functions: dict[ModuleType, Callable[[Any, str], Any]] = {
+    functions: dict[Any, Callable[[Any, str], Any]] = {
         asyncpg: _on_asyncpg_s_cursors,
         aiomysql: _on_a_cursor,
+        asyncmy: _on_a_cursor,
+        psycopg.AsyncConnection: _on_a_cursor,
     }
     return functions.get(module, _on_a_blocking_cursor)
 
