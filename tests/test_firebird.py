@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +21,22 @@ from support.subjects.firebird import firebird_on
 @pytest.fixture
 def database(firebird: FirebirdServer) -> Database:
     return firebird_on(firebird)
+
+
+def test_the_client_library_is_loaded_on_one_thread_while_others_wait() -> None:
+    steps: list[str] = []
+
+    def connect() -> str:  # as the module does
+        if not steps:
+            steps.append("begun")
+            time.sleep(0.05)
+            steps.append("loaded")
+        return steps[-1]
+
+    driver = FirebirdDriver(SimpleNamespace(get_api=connect, connect=connect))
+    with ThreadPoolExecutor(5) as threads:
+        connections = [threads.submit(driver.connect, (), {}) for _ in range(5)]
+    assert [each.result() for each in connections] == ["loaded"] * 5
 
 
 async def test_a_late_cancel_leaves_the_transaction_as_it_was(database: Database) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, ClassVar
@@ -34,6 +35,8 @@ _SOON = frozenset(
     }
 )
 
+_loading = threading.Lock()
+
 
 class FirebirdDriver(Driver):
     """The module knows its transaction, which the first statement begins.
@@ -42,6 +45,15 @@ class FirebirdDriver(Driver):
     """
 
     host_keyword: ClassVar[str | None] = None
+
+    def connect(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Connect; the first one loads the client library, which the module does not guard.
+
+        Another thread would be given what is not whole yet.
+        """
+        with _loading:
+            self.module.get_api()
+        return super().connect(args, kwargs)
 
     def close(self, raw: Any) -> None:
         """Close; the module fails once where `COMMIT` by SQL has taken its transaction away."""
