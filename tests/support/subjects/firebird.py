@@ -126,6 +126,7 @@ SUBJECT = Subject(
         "reset": "Firebird 3 cannot reset a session, so the connection is closed instead",
         "option file": "firebird-driver reads its own when told to, not when it connects",
         "Unix socket": "Firebird's server listens on TCP only",
+        "kills under load": "Firebird may never answer a client that is killed in mid-call",
         "port": "the host and its port are a part of the database's name",
     },
 )
