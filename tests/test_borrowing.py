@@ -346,3 +346,29 @@ async def test_a_module_may_be_any_object_with_a_connect() -> None:
     assert await pool.fetch_val("SELECT n") == 1
     assert pool.name.startswith("Bare-")
     await pool.close()
+
+
+@virtual_time
+@pytest.mark.parametrize("idle", [False, True], ids=["new", "idle"])
+async def test_a_connection_by_hand_is_cleaned_up_as_the_pool_does_however_it_is_closed(
+    idle: bool,
+) -> None:
+    fake = Fake()
+    async with fake.pool(max_size=1) as pool:
+        if idle:
+            await pool.put(await pool.get())
+        conn = await pool.get()
+        await conn.execute("INSERT")
+        await conn.close()
+        assert (pool.idle, fake.rollback.calls) == (1, 1)
+
+
+@virtual_time
+async def test_an_open_is_not_about_one_that_has_failed_before() -> None:
+    fake = Fake()
+    fake.connect.once(fake.OperationalError("no such user"))
+    async with fake.pool(min_size=1) as pool:
+        with pytest.raises(fake.OperationalError):
+            await pool.open()
+        await pool.put(await pool.get())
+        assert await pool.open() is pool

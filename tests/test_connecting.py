@@ -455,6 +455,11 @@ def test_secrets_are_taken_out_of_a_text_whole_and_nothing_else_is() -> None:
     assert told == "me at here.example with ***, ***, ***; ***"
 
 
+def test_what_a_keyword_calls_a_key_is_redacted() -> None:
+    arguments = ConnectArguments((), {"encryption_key": "hush", "SSLKEY": "shy"})
+    assert arguments.redact("neither hush nor shy") == "neither *** nor ***"
+
+
 def test_a_dsn_is_redacted_whatever_its_keyword_is() -> None:
     arguments = ConnectArguments((), {"uri": "postgres://me:zab@here/shop", "host": "here"})
     told = 'malformed: "postgres://me:zab@here/shop", with zab, at here'

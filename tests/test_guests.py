@@ -414,6 +414,18 @@ async def test_rows_come_ahead_fifty_in_a_turn() -> None:
 
 
 @virtual_time
+async def test_rows_come_one_by_one_where_somebody_else_may_reach_what_is_iterated_over() -> None:
+    class Wary(Hosting):
+        def reads_ahead(self, owner: Any) -> bool:
+            return not isinstance(owner, Portal)
+
+    driver = Wary()
+    async with pool_of(driver) as pool, pool.connection() as conn:
+        portal = shown(conn.portal(3))
+        assert [(row, portal.taken) async for row in portal] == [(0, 1), (1, 2), (2, 3)]
+
+
+@virtual_time
 async def test_an_error_in_the_middle_comes_after_the_rows_before_it() -> None:
     async with pool_of(Hosting()) as pool, pool.connection() as conn:
         seen = []

@@ -124,9 +124,12 @@ async def test_a_nested_connection_on_a_pool_of_one_is_a_deadlock_at_once() -> N
 
 
 @virtual_time
-async def test_a_nested_get_by_hand_is_a_deadlock_after_half_the_timeout() -> None:
+@pytest.mark.parametrize("idle", [False, True], ids=["new", "idle"])
+async def test_a_nested_get_by_hand_is_a_deadlock_after_half_the_timeout(idle: bool) -> None:
     fake = Fake()
     async with fake.pool(max_size=1, timeout=8) as pool:
+        if idle:
+            await pool.put(await pool.get())
         conn = await pool.get()
         began = now()
         with pytest.raises(PoolDeadlock):

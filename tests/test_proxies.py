@@ -12,6 +12,7 @@ import pytest
 from asyncdbpool import Connection, ConnectionPool, ConnectionReturned, PoolError
 from asyncdbpool._cursor import BATCH
 from asyncdbpool._workers import Job
+from asyncdbpool.drivers.sqlite3 import SQLite3Driver
 from asyncdbpool.proxies._members import is_method
 from asyncdbpool.proxies.cursor import Execution
 from asyncdbpool.testing import NEVER, Fake, now, settle, virtual_time
@@ -506,3 +507,14 @@ async def test_fetches_of_several_tasks_get_their_rows_in_the_order_of_the_calls
         cursor = await conn.execute("SELECT n")
         many, one = await asyncio.gather(cursor.fetchmany(1000), cursor.fetchone())
         assert (many[0], len(many), one) == ((1,), 1000, (1001,))
+
+
+async def test_what_asks_the_server_when_it_is_read_is_read_in_a_function() -> None:
+    class Asking(SQLite3Driver):
+        asking_attributes = frozenset({"total_changes"})
+
+    pool = ConnectionPool(sqlite3, ":memory:", driver=Asking(sqlite3))
+    async with pool, pool.connection() as conn:
+        with pytest.raises(PoolError, match=r"total_changes asks the server .* for run\(\)"):
+            _ = conn.total_changes
+        assert await conn.run(getattr, "total_changes") == 0

@@ -198,9 +198,6 @@ class ConnectionPool:
                 self._closed = was_closed
                 await self._end(engine, _PATIENCE)
             raise
-        finally:
-            own = asyncio.current_task()  # the pool may have been opened anew
-            self._opening = None if self._opening is own else self._opening
 
     async def close(self, timeout: float | None = _PATIENCE) -> None:
         """Close the pool: nothing is left, no connection, thread or task.
@@ -277,7 +274,8 @@ class ConnectionPool:
         return None
 
     def _start(self) -> Engine:
-        self._engine, self._ending = Engine(self._plan, self._options), None
+        self._engine = Engine(self._plan, self._options)
+        self._opening = self._ending = None  # they were about another one
         _forks.watch(self, ConnectionPool._disown)
         return self._engine
 

@@ -213,7 +213,8 @@ class Connection:
                 return value
         if name in self._session.driver.asking_attributes:  # it would stop the event loop
             raise PoolError(
-                f"{name} asks the server when it is read; read it in a function for run()"
+                f"pool {lease.lender.name!r}: {name} asks the server when it is read; "
+                "read it in a function for run()"
             )
         value = getattr(lease.session.raw, name)
         return partial(self._call, name) if is_method(lease.session.raw, name, value) else value
