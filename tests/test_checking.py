@@ -369,13 +369,16 @@ async def test_a_connection_that_was_lost_says_so(caplog: pytest.LogCaptureFixtu
 
 @virtual_time
 async def test_without_a_check_a_connection_that_comes_back_is_handed_on_as_it_is() -> None:
-    fake = Fake()
+    fake = Fake(sockets=True)
     async with fake.pool(max_size=2, check=None, connect_timeout=100) as pool:
         lent, began = await pool.get(), now()
         fake.connect.once(NEVER)
         waiting = asyncio.create_task(pool.get())
         await settle()
         await asyncio.sleep(10)
+        line = fake.connections[0].line
+        assert line is not None
+        line.answer()
         await pool.put(lent)
         await pool.put(await waiting)
         assert now() - began == pytest.approx(10, abs=0.01)

@@ -110,17 +110,21 @@ async def test_a_cancelled_waiter_counts_no_more_against_max_waiting() -> None:
 
 
 @virtual_time
-async def test_a_nested_connection_on_a_pool_of_one_is_a_deadlock_at_once() -> None:
+@pytest.mark.parametrize("idle", [False, True], ids=["new", "idle"])
+async def test_a_nested_connection_on_a_pool_of_one_is_a_deadlock_at_once(idle: bool) -> None:
     fake = Fake()
-    async with fake.pool(max_size=1) as pool, pool.connection():
-        began = now()
-        with pytest.raises(PoolDeadlock, match="test_a_nested_connection") as caught:
-            async with pool.connection():
-                pass
-        assert now() == began
-        assert "oldest lease 1" in str(caught.value)
-        assert "return it first" in str(caught.value)
-        check_invariants(pool)
+    async with fake.pool(max_size=1) as pool:
+        if idle:
+            await pool.put(await pool.get())
+        async with pool.connection():
+            began = now()
+            with pytest.raises(PoolDeadlock, match="test_a_nested_connection") as caught:
+                async with pool.connection():
+                    pass
+            assert now() == began
+            assert "oldest lease 1" in str(caught.value)
+            assert "return it first" in str(caught.value)
+            check_invariants(pool)
 
 
 @virtual_time
