@@ -779,7 +779,7 @@ async def test_pain_13_one_disconnect_error_retires_the_whole_idle_generation(
     with Proxy(server) as network:
         async with network.before(database).opened(max_size=25, check=check) as pool:
             old = await backends(server, pool, 25)
-            assert (pool.idle, connections(server)) == (25, 25)
+            await eventually(lambda: (pool.idle, connections(server)) == (25, 25))
             if end == "kill":
                 await end_all(server)
             else:

@@ -319,7 +319,7 @@ async def test_nothing_is_left_on_the_server_after_close(
     pool = database.pool(min_size=3)
     async with pool:
         conn = await pool.get()
-        assert connections(server) == pool.size == 3
+        await eventually(lambda: connections(server) == pool.size == 3)
         closing_pool = asyncio.create_task(pool.close(timeout=0.05))
         await closing_pool
         with pytest.raises(ConnectionReturned):
