@@ -587,3 +587,24 @@ async def test_an_open_waits_for_its_own_connections_whatever_became_of_one_befo
         assert pool.idle == 1
         fake.connect.release()
         await settle()
+
+
+@virtual_time
+async def test_an_opening_that_was_cancelled_to_its_end_cancels_nobody_later() -> None:
+    fake = Fake()
+    fake.connect.once(None, 50.0)
+    async with fake.pool(min_size=2, connect_timeout=60) as pool:
+        opening = asyncio.create_task(pool.open())
+        await settle()
+        conn = await pool.get()
+        task = pool._opening
+        assert task is not None
+        for _ in range(2):  # in its fill, and then in the end of that
+            task.cancel()
+            await settle()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        assert await pool.open() is pool
+        await pool.put(conn)
+        await pool.close()
+        await asyncio.sleep(60)

@@ -59,6 +59,7 @@ class Engine:
         self.options = options
         self.loop = asyncio.get_running_loop()
         self.stock = Stock(self, plan, options)
+        # What leases and one-shots ask of the pool, and the stock does.
         self.submit, self.put = self.stock.submit, self.stock.put
         self.job_ended = self.stock.job_ended
         self.permits = Permits(options.max_size, self._serve_line)

@@ -185,7 +185,7 @@ class ConnectionPool:
                 self._fill(engine, was_closed), name=f"{self._name}: open"
             )
             self._opening.add_done_callback(_take_note)
-        if self._opening is not None:
+        if self._opening is not None and not self._opening.done():
             await asyncio.shield(self._opening)
         return self
 

@@ -49,9 +49,8 @@ class Connection:
             *args: What the driver's `cursor()` takes, a name or a class, say.
             **kwargs: The same, by keyword.
         """
-        lease = self._lease
-        lease.check()
-        return Cursor(self, lease, CursorCore(cast("Session", lease.session), args, kwargs))
+        self._lease.check()
+        return Cursor(self, self._lease, CursorCore(self._session, args, kwargs))
 
     def execute(self, sql: Any, *args: Any, **kwargs: Any) -> Execution:
         """Run a statement on a new cursor: `cur = await ...` or `async with ... as cur`.
