@@ -113,7 +113,7 @@ async def test_a_lock_that_nobody_gives_back_is_waited_for_in_vain_and_not_for_e
     turnstile.free = False
     async with ConnectionPool(sqlite3, ":memory:", driver=Holding(sqlite3)) as pool:
         assert len(await fetch(pool, UP_TO.format(ROWS))) == ROWS
-    assert turnstile.notes == ["not free within 1 s"]
+    assert turnstile.notes == ["not free within 0.1 s"]
 
 
 @pytest.mark.parametrize(

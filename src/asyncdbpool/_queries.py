@@ -17,7 +17,7 @@ CHUNK = 500
 """Rows made at a time while the rest of a result is fetched; the GIL is offered in between."""
 
 _fetching = Lock()
-_PATIENCE = 1.0  # seconds; for a child that was forked while somebody fetched
+_PATIENCE = 0.1  # seconds; behind a huge result, say, or in a child forked while somebody fetched
 
 
 @contextmanager
