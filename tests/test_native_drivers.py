@@ -1,7 +1,7 @@
 """A native driver of one's own: what the base class brings along, what the pool makes of it."""
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Coroutine, Mapping
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -383,6 +383,57 @@ async def test_statements_of_a_lost_caller_do_not_begin() -> None:
         await asyncio.gather(first, second, third, return_exceptions=True)
         assert second.cancelled()
         assert driver.raw.asked == ["SLEEP", "THREE"]
+
+
+@virtual_time
+async def test_nothing_begins_for_a_caller_who_has_been_cancelled_but_not_been_told_yet() -> None:
+    driver = Simple()
+
+    async def function(raw: Raw) -> None:
+        raw.asked.append("function")
+
+    async def cancel_at_once(call: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.create_task(call)
+        asyncio.get_running_loop().call_soon(task.cancel)  # where it has asked for the call
+        await asyncio.wait([task])
+        assert task.cancelled()
+        await settle()
+
+    async with pool_of(driver, min_size=2, max_size=2) as pool, pool.connection() as conn:
+        await settle()
+        await cancel_at_once(pool.run(function))
+        await cancel_at_once(pool.fetch_all("ONE"))
+        await cancel_at_once(conn.fetch_all("TWO"))
+        assert await conn.fetch_all("THREE")
+        asked = [asked for raw in driver.made for asked in raw.asked]
+        assert set(asked) <= {"THREE", "ROLLBACK"}
+
+
+@virtual_time
+async def test_a_function_whose_caller_goes_as_its_transaction_opens_is_never_called() -> None:
+    class Opening(Simple):
+        """Opens a transaction ahead of a function, when the test says so."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.opens: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def begin_once(self, raw: Any, work: str) -> None:
+            await self.opens
+
+    async def function(raw: Raw) -> None:
+        raw.asked.append("function")
+
+    driver = Opening()
+    async with pool_of(driver, max_size=1) as pool:
+        task = asyncio.create_task(pool.run(function))
+        await settle()
+        driver.opens.set_result(None)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert await pool.fetch_val("ONE") == "ONE"
+        assert "function" not in driver.raw.asked
 
 
 @virtual_time

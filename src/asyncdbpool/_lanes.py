@@ -126,7 +126,7 @@ class Lane:
 async def _run(job: Job) -> None:
     """Make the call and keep its outcome."""
     job.started = True
-    if job.dropped:
+    if job.unwanted:
         return
     try:
         value = job.make()

@@ -283,6 +283,11 @@ class Call(Job):
         self.future: asyncio.Future[tuple[Any, BaseException | None]]
         self.future = lease.lender.loop.create_future()
 
+    @property
+    def unwanted(self) -> bool:
+        """True from the moment on in which its caller is cancelled, unless it must run."""
+        return self.dropped or (self.future.cancelled() and not self._must_run)
+
     def make(self) -> Any:
         """Make the call, unless the lease has ended meanwhile."""
         if not self._must_run:

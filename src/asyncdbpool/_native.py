@@ -20,6 +20,7 @@ from asyncdbpool.errors import PoolError
 
 if TYPE_CHECKING:
     from asyncdbpool._options import Cleanup
+    from asyncdbpool._record import Token
     from asyncdbpool._workers import Hand
     from asyncdbpool.drivers.native import Left, NativeCanceller, NativeDriver
 
@@ -66,7 +67,7 @@ class NativeSession:
         self._dropped = False
         self._memory: Any = None
         self._left: Left = {}
-        self._running: object = None  # the token of what runs
+        self._running: Token | None = None  # the token of what runs
         self._in_users_hands = False  # it waits for the user's own code
         self._interrupted = False  # that was cancelled
         self._forsaken: object = None  # the token of an operation whose caller has gone
@@ -146,7 +147,7 @@ class NativeSession:
             return False
 
     async def perform(
-        self, operation: Callable[..., Any], args: tuple[Any, ...], token: object = None
+        self, operation: Callable[..., Any], args: tuple[Any, ...], token: Token | None = None
     ) -> Any:
         """Run `operation(*args)` in its turn, and look what state it leaves.
 
@@ -258,7 +259,9 @@ class NativeSession:
 
     def _refuse_if_forsaken(self) -> None:
         """Begin nothing for a caller who has gone meanwhile."""
-        if self._hit or (self._forsaken is not None and self._forsaken is self._running):
+        running = self._running
+        gone = running is not None and (running is self._forsaken or running.unwanted)
+        if self._hit or gone:
             raise PoolError(f"pool {self._pool!r}: its caller was cancelled before it began")
 
     # Operations

@@ -17,6 +17,11 @@ __all__ = ["BaseSession", "Record", "State", "Token"]
 class Token(Protocol):
     """One call of a borrower's, from its beginning to its end."""
 
+    @property
+    def unwanted(self) -> bool:
+        """True where it is for nobody, and so must not begin."""
+        ...
+
     def give_up(self, error: BaseException) -> None:
         """Have its caller wait for its end no longer, but raise this."""
 
@@ -52,7 +57,7 @@ class BaseSession(Protocol):
         ...
 
     def perform(
-        self, operation: Callable[..., Any], args: tuple[Any, ...], token: object = None
+        self, operation: Callable[..., Any], args: tuple[Any, ...], token: Token | None = None
     ) -> Any:
         """Run `operation(*args)`, and look what state it leaves."""
         ...

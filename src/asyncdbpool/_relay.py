@@ -80,6 +80,11 @@ class Shot(Job):
         self.lease: Lease | None = None
         self.following: Shot | None = None
 
+    @property
+    def unwanted(self) -> bool:
+        """True from the moment on in which its caller is cancelled."""
+        return self.dropped or self.future.cancelled()
+
     def make(self) -> Any:
         """Make the call."""
         assert self.record is not None  # noqa: S101 - it has been settled

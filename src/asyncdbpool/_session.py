@@ -19,6 +19,7 @@ from asyncdbpool.errors import PoolError
 
 if TYPE_CHECKING:
     from asyncdbpool._options import Cleanup
+    from asyncdbpool._record import Token
     from asyncdbpool._workers import Worker
     from asyncdbpool.drivers import Driver
     from asyncdbpool.drivers.dbapi import Canceller
@@ -141,7 +142,7 @@ class Session:
         return self._reads_ahead[cursor_class]
 
     def perform(
-        self, operation: Callable[..., Any], args: tuple[Any, ...], token: object = None
+        self, operation: Callable[..., Any], args: tuple[Any, ...], token: Token | None = None
     ) -> Any:
         """Run `operation(*args)` in its turn, and look what state it leaves.
 

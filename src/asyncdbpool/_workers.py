@@ -38,6 +38,11 @@ class Job:
         self.value: Any = None  # set by the worker, read by the loop once it is told
         self.error: BaseException | None = None
 
+    @property
+    def unwanted(self) -> bool:
+        """True where it is for nobody; a caller who is cancelled need not know of it yet."""
+        return self.dropped
+
     def successor(self) -> Job | None:
         """Tell, where it ends, what the same hand is to do next of all."""
         return None
@@ -45,7 +50,7 @@ class Job:
     def run(self) -> None:
         """Make the call and keep its outcome, with nothing of the driver's left in the frames."""
         self.started = True
-        if self.dropped:
+        if self.unwanted:
             self._work = None
             return
         try:
