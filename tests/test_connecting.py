@@ -181,6 +181,46 @@ async def test_the_pool_lives_again_after_an_outage() -> None:
 
 
 @virtual_time
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_a_connect_that_began_in_an_outage_fails_nobody_who_came_later(hangs: bool) -> None:
+    fake = Fake()
+
+    def fail() -> None:
+        sleep(3)
+        raise fake.OperationalError("it was down")
+
+    fake.connect.once(NEVER if hangs else fail)
+    async with fake.pool(max_size=2, connect_timeout=5) as pool:
+        with pytest.raises(PoolTimeout):
+            await pool.get(timeout=1)
+        began = now()
+        conn = await pool.get()  # where that one ends, which is not his
+        assert (fake.connect.calls, now() - began) == (2, 4.0 if hangs else 2.0)
+        await pool.put(conn)
+        fake.connect.release()
+        await settle()
+        check_invariants(pool)
+
+
+@virtual_time
+async def test_who_has_come_in_an_outage_is_told_of_a_connect_that_has_begun_since() -> None:
+    fake = Fake()
+
+    def fail() -> None:
+        sleep(2)
+        raise fake.OperationalError("it is down")
+
+    fake.connect.always(fail)
+    async with fake.pool(max_size=2) as pool:
+        with pytest.raises(PoolTimeout):
+            await pool.get(timeout=0.5)
+        began = now()
+        with pytest.raises(fake.OperationalError):
+            await pool.get()
+        assert (fake.connect.calls, now() - began) == (2, 3.5)
+
+
+@virtual_time
 async def test_a_hung_connect_gives_its_capacity_back_as_soon_as_it_ends() -> None:
     fake = Fake()
     fake.connect.once(NEVER)

@@ -193,7 +193,7 @@ async def test_statements_are_cancelled_in_the_database_again_once_the_network_h
                 await asyncio.sleep(0.01)
         return pool.stats().discarded > before
 
-    async with opened(proxy, activity, connect_timeout=0.5) as pool:
+    async with opened(proxy, activity, connect_timeout=1.5) as pool:
         await pool.fetch_val("SELECT 7")
         proxy.blackhole("answers")  # takes the cancel, too
         assert await give_up()
@@ -209,7 +209,7 @@ async def test_statements_are_cancelled_in_the_database_again_once_the_network_h
 async def test_a_connect_into_a_black_hole_is_bounded_and_the_pool_recovers_at_once(
     proxy: Proxy, activity: Activity, note: Note
 ) -> None:
-    async with opened(proxy, activity, connect_timeout=0.5) as pool:
+    async with opened(proxy, activity, connect_timeout=1.5) as pool:
         proxy.blackhole()
         with pytest.raises(ConnectTimeout):
             await pool.get()
@@ -228,7 +228,7 @@ async def test_a_pool_whose_every_connect_is_swallowed_recovers_with_the_drivers
         with pytest.raises((ConnectTimeout, PoolTimeout)):
             await pool.get()
 
-    async with opened(proxy, activity, max_size=2, connect_timeout=0.5, timeout=0.7) as pool:
+    async with opened(proxy, activity, max_size=2, connect_timeout=1.5, timeout=0.7) as pool:
         proxy.blackhole()
         for took in await asyncio.gather(*(timed(ask()) for _ in range(6))):
             assert took < 0.7 + SOON
@@ -248,7 +248,7 @@ async def test_a_setup_that_hears_nothing_costs_connect_timeout_and_no_more(
 ) -> None:
     saying = {"asyncpg": on_the_connection, "aiomysql": on_a_cursor}
     setup = saying.get(activity.database.name, on_a_thread)("SELECT 'last words'")
-    async with opened(proxy, activity, max_size=1, setup=setup, connect_timeout=0.5) as pool:
+    async with opened(proxy, activity, max_size=1, setup=setup, connect_timeout=1.5) as pool:
         proxy.silence_at(at(b"last words"))
         with pytest.raises(ConnectTimeout):
             await pool.get()

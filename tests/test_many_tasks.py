@@ -201,6 +201,7 @@ def tables(server: Server) -> Iterator[None]:
     tell(server, f"DROP TABLE {schema}.ledger, {schema}.digits")
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("database", SERVED, indirect=True)
 async def test_thousands_of_tasks_share_few_connections_to_a_server(
     server: Server, database: Database
@@ -216,6 +217,7 @@ def prepare_file(raw: sqlite3.Connection) -> None:
     raw.execute("PRAGMA synchronous=OFF")
 
 
+@pytest.mark.proof
 async def test_thousands_of_tasks_share_few_connections_to_a_file(sqlite: Database) -> None:
     file = Path(sqlite.arguments["database"])
     raw = sqlite3.connect(file)

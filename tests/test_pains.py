@@ -675,7 +675,7 @@ async def test_pain_10_a_cancelled_close_leaves_nothing_open(moment: Moment) -> 
 async def test_pain_11_the_first_get_after_an_outage_succeeds(
     server: Server, database: Database, outage: str
 ) -> None:
-    limits = {"connect_timeout": 0.15, "check_timeout": 0.15, "cancel_grace": 0.15}
+    limits = {"connect_timeout": 1.5, "check_timeout": 0.15, "cancel_grace": 0.15}
     nobody = free_port()
     is_down = False
     with Proxy(server) as network:

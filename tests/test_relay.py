@@ -391,6 +391,7 @@ async def test_a_cancelled_one_shot_in_line_costs_the_next_one_nothing(kind: Kin
         await goes_on(pool)
 
 
+@pytest.mark.sweep
 @pytest.mark.virtual
 @with_both_kinds
 @pytest.mark.parametrize("cancels", [False, True])
@@ -417,6 +418,7 @@ def test_a_cancel_in_any_tick_hits_nobody_else(kind: Kind, cancels: bool, victim
         run_virtually(partial(scenario, tick))
 
 
+@pytest.mark.sweep
 @pytest.mark.virtual
 @with_both_kinds
 @pytest.mark.parametrize("sockets", [False, True])
@@ -1486,6 +1488,7 @@ async def test_threads_that_take_turns_as_they_like_lose_nobody(max_size: int) -
         sys.setswitchinterval(interval)
 
 
+@pytest.mark.sweep
 @pytest.mark.virtual
 @pytest.mark.usefixtures("without_garbage_collection")
 @pytest.mark.parametrize("first", range(0, 200, 50))

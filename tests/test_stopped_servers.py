@@ -68,7 +68,7 @@ async def test_with_a_stopped_server_every_caller_gets_his_timeout_and_every_per
     server: Server, activity: Activity, note: Note
 ) -> None:
     slow = activity.saying("nobody asks", 1.0)
-    limits = {"check_timeout": 0.2, "connect_timeout": 0.4, "cancel_grace": GRACE}
+    limits = {"check_timeout": 0.2, "connect_timeout": BOUND, "cancel_grace": GRACE}
     loop = asyncio.get_running_loop()
     async with activity.database.pool(max_size=SIZE, check_after=0, **limits) as pool:
         numbers = await backends(server, pool, SIZE)
@@ -133,7 +133,7 @@ async def test_closing_a_pool_whose_server_is_stopped_ends_within_the_grace(
     server: Server, activity: Activity, note: Note
 ) -> None:
     loop = asyncio.get_running_loop()
-    pool = activity.database.pool(max_size=SIZE, cancel_grace=GRACE, connect_timeout=0.4)
+    pool = activity.database.pool(max_size=SIZE, cancel_grace=GRACE, connect_timeout=BOUND)
     numbers = await backends(server, pool, SIZE)
     lent = await pool.get()
     running = asyncio.create_task(lent.fetch_val(activity.saying("nobody asks", 1.0)))

@@ -110,12 +110,14 @@ class Connecting:
 
     Attributes:
         outcome: Ends with None or an error as soon as a caller may know.
+        began: Loop time of its first attempt.
     """
 
     def __init__(self, owner: Owner, record: Record) -> None:
         self._owner = owner
         self._record = record
         self.outcome: asyncio.Future[BaseException | None] = owner.loop.create_future()
+        self.began = owner.loop.time()
         self._stopped = asyncio.Event()
 
     def stop_retrying(self) -> None:

@@ -152,7 +152,7 @@ class Engine:
     def _claim(self, waiter: Waiter) -> None:
         """Let somebody who has a permit wait for a connection."""
         waiter.permit = True
-        self._claims.stake(waiter.future)
+        self._claims.stake(waiter.future, self.loop.time())
         self.line.watch(waiter)
         self.dispatch()
 
@@ -332,9 +332,9 @@ class Engine:
             or (self._shares and self._quota.claims_room())
         )
 
-    def refuse(self, error: BaseException) -> bool:
-        """Tell the first waiter that a connect has failed; False where nobody waits."""
-        return self._claims.refuse(error)
+    def refuse(self, error: BaseException, began: float) -> bool:
+        """Tell the first waiter that a connect has failed; False where it concerns nobody."""
+        return self._claims.refuse(error, began)
 
     def due_earlier(self) -> None:
         """See to it that upkeep looks again when it has to."""
@@ -494,7 +494,7 @@ class Engine:
         self.upkeep.stop()
         if self._sweeper is not None:
             self._sweeper.cancel()
-        while self.refuse(self.refusals.closed()):
+        while self.refuse(self.refusals.closed(), self.loop.time()):
             pass
         self.line.disband(self.refusals.closed)
         stock.stop_retrying()

@@ -48,8 +48,8 @@ class Keeper(Protocol):
     def fit(self, record: Record) -> None:
         """Decide about a connection that has been made, checked or cleaned."""
 
-    def refuse(self, error: BaseException) -> bool:
-        """Tell the first waiter that a connect has failed; False where nobody waits."""
+    def refuse(self, error: BaseException, began: float) -> bool:
+        """Tell the first waiter that a connect has failed; False where it concerns nobody."""
         ...
 
     def due_earlier(self) -> None:
@@ -226,22 +226,22 @@ class Stock:
     def connect_late(self, record: Record, error: ConnectTimeout) -> None:
         """Tell the first waiter; the attempt counts no more as one that will serve somebody."""
         self.under_way.discard(record)
-        self._refuse(error)
+        self._refuse(error, self._connecting[record].began)
         self._keeper.dispatch()
 
     def connect_failed(self, record: Record, error: BaseException, *, known: bool) -> None:
         """Tell the first waiter, and let the others wait on."""
         self.under_way.discard(record)
-        del self._connecting[record]
+        began = self._connecting.pop(record).began
         record.move(State.CLOSED)
         self._forget(record)
         if not known:
-            self._refuse(error)
+            self._refuse(error, began)
         self._keeper.dispatch()
 
-    def _refuse(self, error: BaseException) -> None:
+    def _refuse(self, error: BaseException, began: float) -> None:
         self.connect_error = error
-        if self._keeper.refuse(error):
+        if self._keeper.refuse(error, began):
             return
         raise_interrupt(error)
         self.refill_at = self.loop.time() + next(self._refill_delays)

@@ -25,7 +25,7 @@ async def test_with_a_stopped_server_every_caller_gets_away_and_every_permit_com
     activity: Activity, server: Server
 ) -> None:
     slow = activity.saying("nobody asks", 0.6)
-    limits = {"check_timeout": 0.1, "connect_timeout": 0.3, "cancel_grace": GRACE}
+    limits = {"check_timeout": 0.1, "connect_timeout": BOUND, "cancel_grace": GRACE}
     async with activity.pool(max_size=SIZE, check_after=0, **limits) as pool:
         numbers = await backends(server, pool, SIZE)
         callers = [asyncio.create_task(pool.fetch_one(slow)) for _ in range(4 * SIZE)]
