@@ -270,18 +270,22 @@ async def test_close_leaves_a_thread_that_hangs_for_good_and_says_so(
 @virtual_time
 async def test_close_lets_nobody_wait_for_a_call_that_hangs_for_good() -> None:
     fake = Fake()
-    async with fake.pool(max_size=2, cancel_grace=5) as pool:
-        conn, other = await pool.get(), await pool.get()
+    async with fake.pool(max_size=3, cancel_grace=5) as pool:
+        conn, other, third = await pool.get(), await pool.get(), await pool.get()
+        await third.execute("SELECT 0")
         fake.execute.once(NEVER)
         fake.close.once(NEVER)
+        fake.rollback.once(NEVER)
         working = asyncio.create_task(conn.fetch_all("SELECT 1"))
         await settle()
         queued = asyncio.create_task(conn.fetch_all("SELECT 2"))
         given_up = asyncio.create_task(conn.commit())
         discarding = asyncio.create_task(other.discard())
+        returning = asyncio.create_task(pool.put(third))
         pausing = asyncio.create_task(pool.pause())
         await settle()
         given_up.cancel()
+        returning.cancel()
         await pool.close(timeout=2)
 
         for hung in (working, queued):
@@ -289,11 +293,12 @@ async def test_close_lets_nobody_wait_for_a_call_that_hangs_for_good() -> None:
                 await hung
         await discarding
         await pausing
-        check_invariants(pool, stuck=2)
-        fake.execute.release()
-        fake.close.release()
+        check_invariants(pool, stuck=3)
+        for gate in (fake.execute, fake.close, fake.rollback):
+            gate.release()
         await settle()
-        assert (fake.open, fake.statements, threads_of(pool)) == (0, ["SELECT 1"], [])
+        assert (fake.open, threads_of(pool)) == (0, [])
+        assert sorted(fake.statements) == ["SELECT 0", "SELECT 1"]
 
 
 @virtual_time

@@ -64,6 +64,14 @@ async def test_a_block_may_begin_with_another(database: Database) -> None:
         assert await conn.fetch_val(database.select(7)) == 7
 
 
+async def test_an_end_of_what_has_not_begun_does_no_harm(database: Database) -> None:
+    async with database.opened() as pool, pool.connection() as conn:
+        for _ in range(2):
+            await conn.commit()
+            await conn.rollback()
+        assert await conn.fetch_val(database.select(7)) == 7
+
+
 async def test_prepared_statements_are_a_cursor_s_own(database: Database) -> None:
     def prepared(raw: Any) -> list[Any]:
         with raw.cursor() as cursor, cursor.prepare(database.select("CAST(? AS INTEGER)")) as sql:

@@ -71,6 +71,18 @@ async def test_a_native_gate_awaits_a_coroutine_function() -> None:
         assert now() - began == pytest.approx(3)
 
 
+@virtual_time
+async def test_a_native_fake_begins_and_resets_as_its_pool_asks() -> None:
+    fake = NativeFake()
+    async with fake.pool(max_size=1, cleanup="reset") as pool:
+        async with pool.transaction() as conn, conn.transaction():
+            await conn.fetch_all("SELECT 1")
+        assert fake.reset.calls == 1
+        savepoint, *_, release = fake.statements
+        assert savepoint.startswith("SAVEPOINT ")
+        assert release.startswith("RELEASE SAVEPOINT ")
+
+
 def test_outside_of_virtual_time_a_slow_gate_takes_real_time() -> None:
     fake = Fake()
     fake.connect.once(0.05)
