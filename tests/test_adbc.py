@@ -408,21 +408,23 @@ async def test_an_error_among_the_rows_loses_none_before_it(sqlite_pool: Connect
 
 
 async def test_what_cannot_be_cancelled_keeps_its_connection_until_its_end(
-    sqlite_pool: ConnectionPool,
+    sqlite_file: Database,
 ) -> None:
     slow = (
         "WITH RECURSIVE n(i) AS (VALUES(0) UNION ALL SELECT i + 1 FROM n LIMIT 5000000)"
         " SELECT count(*) FROM n"
     )
-    task = asyncio.create_task(sqlite_pool.fetch_val(slow))
-    await asyncio.sleep(0.1)
-    task.cancel()
-    await asyncio.wait([task], timeout=0.1)
-    assert task.cancelled()
-    with pytest.raises(PoolTimeout):
-        await sqlite_pool.get(timeout=0.01)
-    assert await sqlite_pool.fetch_val("SELECT 7") == 7
-    assert (sqlite_pool.stats().created, sqlite_pool.stats().discarded) == (1, 0)
+    patient = {"timeout": 60, "cancel_grace": 60}  # a slow machine computes for long
+    async with sqlite_file.opened(max_size=1, **patient) as pool:
+        task = asyncio.create_task(pool.fetch_val(slow))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        await asyncio.wait([task], timeout=0.1)
+        assert task.cancelled()
+        with pytest.raises(PoolTimeout):
+            await pool.get(timeout=0.01)
+        assert await pool.fetch_val("SELECT 7") == 7
+        assert (pool.stats().created, pool.stats().discarded) == (1, 0)
 
 
 async def test_a_closed_cursor_says_so_by_an_error_of_adbc_s(sqlite_pool: ConnectionPool) -> None:

@@ -644,7 +644,7 @@ async def test_an_idle_connection_that_the_server_has_closed_is_not_lent_again(
 ) -> None:
     number = await backend(mariadb, pool)
     kill(mariadb, number)
-    await asyncio.sleep(0.05)
+    await eventually(lambda: connections(mariadb) == 0)
     assert await backend(mariadb, pool) != number
 
 

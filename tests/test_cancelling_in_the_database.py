@@ -143,6 +143,7 @@ async def by_a_function(pool: ConnectionPool, sql: str) -> None:
 USES = [in_a_block, in_a_transaction, by_hand, in_one_hop, as_a_one_shot, by_a_function]
 
 
+@pytest.mark.usefixtures("unhurried")
 @pytest.mark.parametrize("cancel", MEANS)
 async def test_a_cancelled_statement_ends_in_the_database_and_its_connection_is_reused(
     activity: Activity, cancel: Callable[[Work, Work], Coroutine[Any, Any, None]]
@@ -208,9 +209,7 @@ async def test_a_function_cancelled_in_a_blocking_call_gets_the_drivers_own_erro
             raise
 
     async with activity.pool(max_size=1) as pool:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(A_WHILE):
-                await pool.run(fn)
+        await by_cancel(lambda: pool.run(fn), activity.begins)
         await is_as_before(activity, pool)
         (error,) = raised
         assert isinstance(error, activity.database.module.OperationalError)
@@ -325,10 +324,10 @@ async def test_a_cancelled_statement_in_the_queue_never_runs_and_the_running_one
 ) -> None:
     async with activity.pool(max_size=1) as pool:
         async with pool.connection() as conn:
-            innocent = asyncio.create_task(conn.fetch_one(activity.saying("innocent", 0.5)))
+            innocent = asyncio.create_task(conn.fetch_one(activity.saying("innocent", 1.5)))
             await activity.begins()
             queued = asyncio.create_task(conn.execute(f"INSERT INTO {items} VALUES (1, 'no')"))
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.02)
             queued.cancel()
 
             assert await innocent == activity.said("innocent")
@@ -482,9 +481,7 @@ async def test_an_interrupt_ends_half_read_cursors_and_does_not_hit_the_next_sta
     async with activity.pool(max_size=1) as pool, pool.connection() as conn:
         async with conn.execute(sqlite.rows(100_000)) as half_read:
             assert await half_read.fetchone() == (1, "row 1")
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(A_WHILE):
-                    await conn.fetch_val(activity.endless)
+            await by_cancel(lambda: conn.fetch_val(activity.endless), activity.begins)
             assert await conn.fetch_val("SELECT 7") == 7
             assert await half_read.fetchone() == (2, "row 2"), "it was here already"
             with pytest.raises(sqlite.module.OperationalError, match="interrupted"):

@@ -32,6 +32,7 @@ from support.servers import Server
 pytestmark = [pytest.mark.realtime, with_native_drivers]
 
 GRACE = 0.2
+HALF = 1.0  # seconds; for a connect that hangs, and one that does not on a slow machine
 SOON = 5.0  # seconds; what would not end by itself lasts a minute at least
 
 
@@ -43,7 +44,7 @@ async def opened(
 
     Nothing but orphans, that is: a server may not see that its client has gone.
     """
-    limits = {"connect_timeout": GRACE, "check_timeout": GRACE, "cancel_grace": GRACE}
+    limits = {"connect_timeout": SOON, "check_timeout": GRACE, "cancel_grace": GRACE}
     async with activity.database.opened(**{"max_size": 2, **limits, **options}) as pool:
         async with asyncio.timeout(2 * SOON):
             yield pool
@@ -78,7 +79,7 @@ async def left_alone(pool: ConnectionPool, discarded: int) -> None:
 async def test_a_connect_to_a_server_that_hangs_is_given_up(
     server: Server, activity: Activity
 ) -> None:
-    async with opened(activity) as pool:
+    async with opened(activity, connect_timeout=HALF) as pool:
         with frozen(server):
             for errors in (1, 2):
                 with pytest.raises(ConnectTimeout, match="was given up"):
@@ -91,7 +92,7 @@ async def test_a_connect_to_a_server_that_hangs_is_given_up(
 async def test_a_connect_that_hangs_is_given_up_where_its_caller_has_gone(
     server: Server, activity: Activity
 ) -> None:
-    async with opened(activity) as pool:
+    async with opened(activity, connect_timeout=GRACE) as pool:
         with frozen(server):
             await given_up(pool.get(), after=0.05)
             await eventually(lambda: pool.size == 0)
@@ -113,7 +114,7 @@ async def test_a_return_to_a_server_that_hangs_ends_within_the_grace(
 async def test_a_ping_that_is_not_answered_means_a_dead_connection(
     server: Server, activity: Activity
 ) -> None:
-    async with opened(activity, check="always", max_size=1) as pool:
+    async with opened(activity, check="always", max_size=1, connect_timeout=HALF) as pool:
         number = await backend(server, pool)
         with frozen(server, number):
             with pytest.raises(ConnectTimeout):
@@ -144,7 +145,7 @@ async def test_closing_a_pool_whose_server_hangs_leaves_nothing(
 
 
 async def test_a_setup_that_hangs_ends_with_connect_timeout(activity: Activity) -> None:
-    async with opened(activity, setup=forever) as pool:
+    async with opened(activity, setup=forever, connect_timeout=GRACE) as pool:
         for _ in range(2):
             with pytest.raises(ConnectTimeout):
                 await pool.get()
@@ -171,7 +172,7 @@ async def test_a_function_that_hangs_ends_with_its_caller(activity: Activity) ->
     driver = find_driver(activity.database.module)
     assert isinstance(driver, NativeDriver)
     cost = 0 if driver.survives_cancellation else 1
-    async with opened(activity, cancel_grace=SOON) as pool:
+    async with opened(activity, cancel_grace=SOON, min_size=1) as pool:
         await given_up(pool.run(forever))
         await left_alone(pool, discarded=cost)
         async with pool.connection() as conn:
@@ -188,7 +189,7 @@ async def test_a_function_that_heeds_no_cancel_is_cut_off_after_the_grace(
             await forever()
         await forever()
 
-    async with opened(activity) as pool:
+    async with opened(activity, min_size=1) as pool:
         await given_up(pool.run(heedless))
         await left_alone(pool, discarded=1)
         async with pool.connection() as conn:
@@ -209,12 +210,13 @@ async def test_a_function_that_hangs_ends_with_its_pool(activity: Activity) -> N
 
 
 async def test_credentials_that_hang_end_with_connect_timeout(activity: Activity) -> None:
-    async with opened(activity, credentials=forever) as pool:
+    async with opened(activity, credentials=forever, connect_timeout=GRACE) as pool:
         with pytest.raises(ConnectTimeout):
             await pool.get()
         await eventually(lambda: pool.size == 0)
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_a_function_commits_nothing_for_a_caller_who_has_gone(
     activity: Activity, items: str
 ) -> None:
@@ -313,11 +315,11 @@ async def test_a_scope_that_ends_in_the_middle_of_nested_transactions(
 async def test_a_scope_that_ends_during_a_return_does_not_end_the_cleanup(
     activity: Activity,
 ) -> None:
-    begun, cleaned = asyncio.Event(), asyncio.Event()
+    begun, over, cleaned = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def clean(raw: Any) -> None:
         begun.set()
-        await asyncio.sleep(0.1)
+        await over.wait()
         cleaned.set()
 
     async with opened(activity, max_size=1, cleanup=clean, cancel_grace=SOON) as pool:
@@ -331,6 +333,7 @@ async def test_a_scope_that_ends_during_a_return_does_not_end_the_cleanup(
 
         await hangs_up(work, begun.wait)
         assert pool.stats().in_use == 1
+        over.set()
         await left_alone(pool, discarded=0)
         assert cleaned.is_set()
 
@@ -418,7 +421,7 @@ async def test_a_cancel_that_fails_is_logged(
 ) -> None:
     caplog.set_level(logging.INFO, "asyncdbpool")
     driver = cancelling_by(nobody_there, activity.database)
-    async with opened(activity, orphans=server, driver=driver) as pool:
+    async with opened(activity, orphans=server, driver=driver, min_size=1) as pool:
         await given_up(pool.fetch_val(activity.endless))
         await left_alone(pool, discarded=1)
     assert "cancelling failed: ConnectionRefusedError: nobody there" in caplog.text

@@ -206,7 +206,7 @@ async def test_a_connection_older_than_max_age_is_closed_but_never_while_lent(
             assert await backend(server, conn) == first
         assert pool.size == 0
         assert await backend(server, pool) != first
-        assert pool.size == 1
+        assert pool.stats().created == 2
         await eventually(lambda: pool.size == 0)  # nobody borrows, and it ages all the same
         await eventually(lambda: connections(server) == 0)
         assert pool.stats().discarded == 0
@@ -225,7 +225,7 @@ async def test_with_no_time_to_live_every_return_closes(server: Server, option: 
 async def test_idle_connections_above_min_size_are_closed(server: Server) -> None:
     async with opened(server, min_size=1, max_size=4, max_idle=0.3) as pool:
         found = await backends(server, pool, 4)
-        await eventually(lambda: connections(server) == 4)
+        assert len(set(found)) == 4
         await eventually(lambda: pool.size == 1)
         await eventually(lambda: connections(server) == 1)
         assert await backend(server, pool) == found[-1], "the one used last stays"

@@ -784,7 +784,7 @@ async def test_pain_13_one_disconnect_error_retires_the_whole_idle_generation(
                 await end_all(server)
             else:
                 network.reset()
-            await asyncio.sleep(0.05)  # the news arrives
+            await eventually(lambda: network.links == 0)  # the news arrives
 
             ends = [await outcome(backend(server, pool)) for _ in range(26)]
             errors = [error for error in ends if isinstance(error, Exception)]

@@ -69,10 +69,12 @@ async def test_a_connection_idle_for_longer_than_check_after_is_pinged(
     async with database.opened(driver=driver, check_after=0.1) as pool:
         first = await backend(server, pool)
         await asyncio.sleep(0.2)
+        began = asyncio.get_running_loop().time()
         assert await backend(server, pool) == first
         assert pings == at_work(pool)
         assert await backend(server, pool) == first
-        assert len(pings) == 1
+        late = asyncio.get_running_loop().time() - began >= 0.1
+        assert len(pings) == 1 or late, "another one is due where a slow machine paused"
 
 
 async def test_always_means_a_ping_for_every_lease_but_the_first(database: Database) -> None:
@@ -252,14 +254,14 @@ async def test_keepalive_keeps_connections_that_the_server_would_end(
     server: Server, database: Database
 ) -> None:
     ways: dict[str, dict[str, Any]] = {
-        "psycopg2": {"options": "-c idle_session_timeout=1000"},
-        "asyncpg": {"server_settings": {"idle_session_timeout": "1000"}},
+        "psycopg2": {"options": "-c idle_session_timeout=3000"},
+        "asyncpg": {"server_settings": {"idle_session_timeout": "3000"}},
     }
-    soon = ways.get(database.name, {"init_command": "SET SESSION wait_timeout = 1"})
+    soon = ways.get(database.name, {"init_command": "SET SESSION wait_timeout = 3"})
     driver, pings = counting(database.module)
     async with database.opened(driver=driver, keepalive=0.2, check=None, **soon) as pool:
         first = await backends(server, pool, 2)
-        await asyncio.sleep(2)
+        await asyncio.sleep(4)
         assert sorted(await backends(server, pool, 2)) == sorted(first)
         assert set(pings) == set(at_work(pool))
         assert len(pings) > 4

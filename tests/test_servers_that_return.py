@@ -155,7 +155,7 @@ async def test_retry_connect_waits_for_a_server_that_is_coming_up(
 
 
 async def test_retry_connect_ends_with_the_driver_s_error(database: Database) -> None:
-    async with database.opened(port=free_port(), retry_connect=0.5) as pool:
+    async with database.opened(port=free_port(), retry_connect=2) as pool:
         with pytest.raises(down(database)):
             await pool.get()
         assert pool.stats().connect_errors > 1

@@ -36,6 +36,7 @@ async def test_a_cancelled_statement_ends_at_once_and_its_connection_goes_on(
     assert (stats.cancelled, stats.created, stats.discarded) == (1, 1, 0)
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_a_one_shot_that_takes_too_long_leaves_its_connection_to_the_next(
     database: Database, subject: Subject, pools: Pools, activity: Activity
 ) -> None:

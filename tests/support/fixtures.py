@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncdbpool import Connection, ConnectionPool
+from asyncdbpool import Connection, ConnectionPool, _native
 from asyncdbpool._workers import Job, Worker
 from support.access import tell
 from support.activity import Activity, observed
@@ -214,6 +214,15 @@ async def conn(pool: ConnectionPool) -> AsyncIterator[Connection]:
     """A borrowed connection."""
     async with pool.connection() as conn:
         yield conn
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gives a cancel all the time that it takes before a function is cancelled itself.
+
+    Else a slow machine costs drivers that do not survive that (aiomysql, asyncmy) a connection.
+    """
+    monkeypatch.setattr(_native, "_TO_NOTICE", 20.0)
 
 
 @pytest.fixture
