@@ -320,14 +320,37 @@ async def test_what_a_borrower_sets_is_undone_on_return() -> None:
 @virtual_time
 async def test_cursors_left_open_are_closed_soon_after_the_return() -> None:
     fake = Fake()
-    async with fake.pool(max_size=1) as pool:
-        async with pool.connection() as conn:
-            cursors = [await conn.execute("SELECT n") for _ in range(3)]
-            await conn.commit()
+    async with fake.pool(max_size=2) as pool:
+        async with pool.connection() as one, pool.connection() as two:
+            cursors = [await conn.execute("SELECT n") for conn in (one, one, two)]
+            await one.commit()
+            await two.commit()
         assert not any(cursors)
         await asyncio.sleep(0.1)
-        assert fake.connections[0].cursors == 0
-        assert (pool.idle, fake.open) == (1, 1)
+        assert [raw.cursors for raw in fake.connections] == [0, 0]
+        assert (pool.idle, fake.open) == (2, 2)
+
+
+@virtual_time
+async def test_a_cursor_may_be_closed_whose_only_statement_has_never_begun() -> None:
+    fake = Fake()
+    async with fake.pool(max_size=1) as pool, pool.connection() as conn:
+        fake.execute.once(NEVER)
+        running = asyncio.create_task(conn.fetch_all("SELECT 1"))
+        await settle()
+        cursor = conn.cursor()
+        queued = asyncio.create_task(cursor.execute("SELECT 2"))
+        await settle()
+        queued.cancel()
+        closing = asyncio.create_task(cursor.close())
+        await settle()
+        assert not closing.done(), "its thread may still have it"
+        fake.execute.release()
+        await closing
+        await running
+        assert queued.cancelled()
+        assert not cursor
+        assert fake.statements == ["SELECT 1"]
 
 
 @virtual_time
