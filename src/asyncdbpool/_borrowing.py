@@ -8,6 +8,7 @@ from types import TracebackType
 from asyncdbpool._engine import Engine
 from asyncdbpool._lease import Lease
 from asyncdbpool._options import Cleanup
+from asyncdbpool.errors import PoolError
 from asyncdbpool.proxies import Connection, proxy_for
 
 __all__ = ["Borrowing", "Transacting"]
@@ -16,7 +17,7 @@ __all__ = ["Borrowing", "Transacting"]
 class Borrowing:
     """What `ConnectionPool.connection()` returns: borrow on entry, return on exit."""
 
-    __slots__ = ("_cleanup", "_conn", "_opened", "_timeout")
+    __slots__ = ("_cleanup", "_conn", "_entered", "_opened", "_timeout")
 
     def __init__(
         self, opened: Callable[[], Engine], timeout: float | None, cleanup: Cleanup
@@ -24,8 +25,19 @@ class Borrowing:
         self._opened = opened
         self._timeout = timeout
         self._cleanup: Cleanup = cleanup
+        self._entered = False
 
     async def __aenter__(self) -> Connection:
+        if self._entered:
+            raise PoolError("this loan is under way already; call connection() for each block")
+        self._entered = True
+        try:
+            return await self._borrow()
+        except BaseException:
+            self._entered = False
+            raise
+
+    async def _borrow(self) -> Connection:
         engine, cleanup = self._opened(), self._cleanup
         lease = engine.lend_idle(cleanup, certain=True)
         self._conn = proxy_for(lease or await engine.acquire(self._timeout, cleanup, certain=True))
@@ -37,6 +49,7 @@ class Borrowing:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._entered = False
         await _lease_of(self._conn).close(error)
 
 
@@ -45,8 +58,8 @@ class Transacting(Borrowing):
 
     __slots__ = ("_transaction",)
 
-    async def __aenter__(self) -> Connection:
-        conn = await super().__aenter__()
+    async def _borrow(self) -> Connection:
+        conn = await super()._borrow()
         try:
             self._transaction = await conn.transaction().start()
         except BaseException as error:
@@ -60,12 +73,13 @@ class Transacting(Borrowing):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        conn, self._entered = self._conn, False
         try:
             await self._transaction.__aexit__(kind, error, traceback)
         except BaseException as raised:
-            await _lease_of(self._conn).close(raised)
+            await _lease_of(conn).close(raised)
             raise
-        await _lease_of(self._conn).close(error)
+        await _lease_of(conn).close(error)
 
 
 def _lease_of(conn: Connection) -> Lease:

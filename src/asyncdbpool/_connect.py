@@ -91,6 +91,9 @@ class Owner(Protocol):
         """Hand a job to the connection's worker."""
         ...
 
+    def attempt(self, record: Record) -> None:
+        """Note that a connect begins."""
+
     def wanted(self) -> bool:
         """Tell whether somebody still wants a connection that is being made."""
         ...
@@ -166,6 +169,7 @@ class Connecting:
         """Connect once; what takes too long fails for the caller, and goes on where it must."""
         owner, record = self._owner, self._record
         began = owner.loop.time()
+        owner.attempt(record)
         attempt = asyncio.ensure_future(self._open())
         done, _ = await asyncio.wait({attempt}, timeout=owner.options.connect_timeout)
         if not done:

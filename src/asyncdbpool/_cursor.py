@@ -79,6 +79,7 @@ class CursorCore:
         """Stand behind a cursor that one of the driver's own methods has made."""
         core = cls(session, (), {})
         core.raw = raw
+        core.kept.clear()  # it is born, with an `arraysize` of its own
         session.cursors.add(core)
         core._take_note()
         core._read_ahead()
@@ -320,6 +321,7 @@ class CursorCore:
     def leave(self) -> None:
         """Have the driver's cursor closed ahead of the next job; on any thread."""
         self.closed = True
+        self.rows.clear()  # an iteration looks at nothing else
         self._session.litter.append(self)
 
     def close(self) -> None:

@@ -465,8 +465,9 @@ class Engine:
         """Take new sizes over; what is too much is closed, the lent ones on return."""
         stock = self.stock
         self.options = stock.options = options
-        self.permits.resize(options.max_size)
+        # Ahead of the permits: with an eager task factory, a connect begins as one is given.
         stock.executor.limit = max(options.max_size, len(stock.records))
+        self.permits.resize(options.max_size)
         stock.expire(stock.idle[: max(0, stock.surplus())], "resized")
         self.dispatch()
         self.upkeep.arm()

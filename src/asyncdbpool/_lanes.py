@@ -45,7 +45,9 @@ class Lane:
 
     def put(self, job: Job) -> None:
         """Queue a job, whose result may be awaitable; it is told when it has ended."""
-        context, job.context = job.context or copy_context(), None
+        context, job.context = job.context, None
+        if context is None:  # an empty one is false, too
+            context = copy_context()
         self._waiting.append((job, context))
         self._go_on()
 

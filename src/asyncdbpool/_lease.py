@@ -138,7 +138,7 @@ class Lease:
         return LeaseInfo(
             task="?" if task is None else task.get_name(),
             age=self.lender.loop.time() - self.taken_at,
-            statement=None if self.statement is None else str(self.statement),
+            statement=_text_of(self.statement),
             stack=_stacks.render(_stacks.of_task(task) if self.stack is None else self.stack),
             returning=self.ended is not None,
         )
@@ -314,6 +314,14 @@ class Call(Job):
         """Have its caller wait for its end no longer, but raise this."""
         if not self.future.done():
             self.future.set_result((None, error))
+
+
+def _text_of(statement: Any) -> str | None:
+    """Render a statement; one of the user's own kind may refuse, and must not end a timer."""
+    try:
+        return None if statement is None else str(statement)
+    except Exception:  # noqa: BLE001 - whatever it is
+        return f"<{type(statement).__name__}>"
 
 
 def _nobody() -> None:

@@ -172,7 +172,7 @@ class NativeSession:
             self._learn_from(error)
             raise
         finally:
-            self._running = None
+            self._running = self._forsaken = None
             try:
                 if self._hit or self._interrupted:
                     await self._survive_cancel()

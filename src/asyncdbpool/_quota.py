@@ -154,6 +154,8 @@ class Quota:
         for cap in self._caps:
             cap.taken -= 1
             cap.leaving = max(0, cap.leaving - 1)
+        for cap in self._caps:
+            cap.drop_the_stranded()
         for quota in sorted(self._all_in_line(), key=Quota._since):
             quota._look_again()  # noqa: SLF001
 
@@ -186,7 +188,7 @@ class Quota:
 
     def _look_again(self) -> None:
         self.in_line = False
-        assert self.member is not None  # noqa: S101 - who is in line has been opened
+        assert self.member is not None  # noqa: S101 - who is in line is open
         self.member.dispatch()
 
 

@@ -198,7 +198,11 @@ class Relay:
             assert isinstance(outcome, tuple)  # noqa: S101 - it has had a connection
         value, error, settled = outcome
         if settled is not None:
-            await settled
+            try:
+                await settled
+            except BaseException:
+                raise_interrupt(error)  # which counts more than a cancellation
+                raise
         if error is not None:
             try:
                 raise error

@@ -23,9 +23,10 @@ def figures(
 ) -> PoolStats:
     """Put a pool's figures together; `stock` is None while the pool is not open."""
     size = idle = connecting = 0
-    if stock is not None:
-        size = len(stock.records)
-        idle, connecting = stock.count(State.IDLE), stock.count(State.CONNECTING)
+    if stock is not None:  # one look: an exporter's thread may ask
+        states = [record.state for record in tuple(stock.records)]
+        size = len(states)
+        idle, connecting = states.count(State.IDLE), states.count(State.CONNECTING)
     return PoolStats(
         name=name,
         min_size=options.min_size,

@@ -168,10 +168,12 @@ class Session:
             raise
         finally:
             hit = self.gate.leave()
-            if hit:
-                self._absorb_cancel()
-            self.standing.end_operation(self.raw, failure, hit=hit, ends=ends)
-            del failure  # no cycle of exception, traceback and frame
+            try:
+                if hit:
+                    self._absorb_cancel()
+            finally:
+                self.standing.end_operation(self.raw, failure, hit=hit, ends=ends)
+                del failure  # no cycle of exception, traceback and frame
 
     def _refuse_if_cut_off(self) -> None:
         """Raise where there was no socket to shut down, which would have the driver raise."""

@@ -110,7 +110,7 @@ class Stock:
 
     def count(self, *states: State) -> int:
         """Count the connections in these states."""
-        return sum(record.state in states for record in self.records)
+        return sum(record.state in states for record in tuple(self.records))
 
     def spare(self) -> int:
         """Tell how many connections there are above `min_size`, those about to go left out."""
@@ -202,6 +202,10 @@ class Stock:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def attempt(self, record: Record) -> None:
+        """Note that a connect begins; what is retired meanwhile is closed when it is made."""
+        record.generation = self.generation
+
     def wanted(self) -> bool:
         """Tell whether somebody still wants a connection that is being made."""
         return not self._keeper.closing and (self._keeper.wanted() or self.spare() <= 0)
@@ -212,7 +216,6 @@ class Stock:
         self.under_way.discard(record)
         del self._connecting[record]
         record.session = session
-        record.generation = self.generation
         record.made_at = record.proven_at = now
         age = self.options.max_age * (1 - random.uniform(0, _JITTER))  # noqa: S311 - no secret
         record.expires_at = now + age if age else float("inf")
@@ -238,6 +241,8 @@ class Stock:
         if not known:
             self._refuse(error, began)
         self._keeper.dispatch()
+        if known:
+            raise_interrupt(error)  # the caller has been told of something else
 
     def _refuse(self, error: BaseException, began: float) -> None:
         self.connect_error = error

@@ -225,7 +225,11 @@ class Executor:
     def aside(self, work: Callable[[], Any], done: Done) -> None:
         """Make a call beside the connections, one after the other."""
         if self._side is None:
-            self._side = self._hand(self, f"{self.name}-aside")
+            try:
+                self._side = self._hand(self, f"{self.name}-aside")
+            except RuntimeError as error:  # no thread is to be had just now
+                self.loop.call_soon(done, None, error)
+                return
         self._side.submit(work, done)
 
     def leave_side(self) -> None:
@@ -307,6 +311,8 @@ def _forget_locals(error: BaseException) -> None:
             seen.add(id(link))
             _clear_frames(link.__traceback__)
             chain += [link.__cause__, link.__context__]
+            if isinstance(link, BaseExceptionGroup):
+                chain += link.exceptions
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next

@@ -185,7 +185,7 @@ class DatabaseConnector(Mapping[Any, ConnectionPool]):
     async def __aenter__(self) -> Self:
         self._closed = False
         try:
-            for pool in self._pools.values():
+            for pool in tuple(self._pools.values()):  # others may be made meanwhile
                 await pool.open()
         except BaseException:
             await self.close()

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from asyncdbpool import _forks, _reports
 from asyncdbpool._borrowing import Borrowing, Transacting
@@ -213,14 +213,17 @@ class ConnectionPool:
         """
         if timeout is not None:
             checked_seconds("timeout", timeout)
+        self._begin_close(timeout)
+        if self._ending is not None and not self._ending.done():
+            await asyncio.shield(self._ending)
+
+    def _begin_close(self, timeout: float | None) -> None:
         engine = self._running()
         self._closed = True
         if engine is not None and (self._ending is None or self._ending.done()):
             self._ending = engine.loop.create_task(
                 self._end(engine, timeout), name=f"{self._name}: close"
             )
-        if self._ending is not None and not self._ending.done():
-            await asyncio.shield(self._ending)
 
     async def _end(self, engine: Engine, timeout: float | None) -> None:
         await engine.shut_down(timeout)
@@ -228,7 +231,11 @@ class ConnectionPool:
             self._engine = None
 
     async def __aenter__(self) -> Self:
-        return await self.open()
+        try:
+            return await self.open()
+        except asyncio.CancelledError:
+            self._begin_close(_PATIENCE)  # nobody will leave the block
+            raise
 
     async def __aexit__(
         self,
@@ -238,16 +245,23 @@ class ConnectionPool:
     ) -> None:
         await self.close()
 
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied or pickled: a copy that is dropped would end what this one has."""
+        raise TypeError(f"{type(self).__name__} cannot be copied or pickled")
+
     def __del__(self, warn: Callable[..., None] = warnings.warn) -> None:
         with suppress(AttributeError):  # an __init__ that failed
             if self._engine is not None and self._engine.stock.records:
-                warn(
-                    f"{self!r} was never closed; use `async with pool` or `await pool.close()`",
-                    ResourceWarning,
-                    stacklevel=2,
-                    source=self,
-                )
-                self._engine.abandon()
+                try:
+                    warn(
+                        f"{self!r} was never closed; "
+                        "use `async with pool` or `await pool.close()`",
+                        ResourceWarning,
+                        stacklevel=2,
+                        source=self,
+                    )
+                finally:  # the warning may be an error
+                    self._engine.abandon()
 
     def _running(self) -> Engine | None:
         """Return the engine on the running loop, or None where the pool is not open.
@@ -262,15 +276,12 @@ class ConnectionPool:
                 f"pool {self._name!r} is open on another event loop; "
                 "close it there first, or make a pool for each loop"
             )
-        if engine.stock.records:
-            warnings.warn(
-                f"{self!r} was not closed before its event loop; its connections are dropped",
-                ResourceWarning,
-                stacklevel=4,
-            )
+        left = f"{self!r} was not closed before its event loop" if engine.stock.records else None
         engine.abandon()
         self._plan.quota.forfeit()
         self._engine = self._ending = self._opening = None
+        if left is not None:  # last of all: the warning may be an error
+            warnings.warn(f"{left}; its connections are dropped", ResourceWarning, stacklevel=4)
         return None
 
     def _start(self) -> Engine:

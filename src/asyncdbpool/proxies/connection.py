@@ -187,14 +187,16 @@ class Connection:
         except AttributeError:  # an __init__ that failed
             return
         if lease.ended is None:
-            warn(
-                f"{self!r} was dropped without being returned; use "
-                "`async with pool.connection()` or `await pool.put(conn)`",
-                ResourceWarning,
-                stacklevel=2,
-                source=self,
-            )
-            lease.lender.reclaim(lease)
+            try:
+                warn(
+                    f"{self!r} was dropped without being returned; use "
+                    "`async with pool.connection()` or `await pool.put(conn)`",
+                    ResourceWarning,
+                    stacklevel=2,
+                    source=self,
+                )
+            finally:  # the warning may be an error
+                lease.lender.reclaim(lease)
 
     # Everything else that the driver's connection has
 
