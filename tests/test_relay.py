@@ -13,6 +13,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -1359,6 +1360,44 @@ async def test_one_that_is_put_back_is_the_next() -> None:
         asked.fake.execute.release()
         assert await asyncio.gather(*tasks) == [1, 2, 3]
         assert asked.order == [1, 2, 3]
+        await goes_on(pool)
+
+
+@virtual_time
+async def test_one_in_hand_goes_back_where_its_connection_has_been_retired_meanwhile() -> None:
+    asked = Asked()
+    async with asked.fake.pool(max_size=1) as pool:
+        asked.fake.execute.once(NEVER)
+        tasks = await lined_up(pool, 1, 2, 3)
+        engine = engine_of(pool)
+        (lease,) = engine.leases
+        (running,) = lease.record.tokens
+        assert isinstance(running, Shot)
+        answers = iter([True, False])
+        with mock.patch.object(engine, "goes_on", lambda _record: next(answers)):
+            assert engine.relay.next_for(running) is None
+        assert [*answers] == []
+        assert len(line_of(pool)._queue) == 2
+        asked.fake.execute.release()
+        assert await asyncio.gather(*tasks) == [1, 2, 3]
+        assert asked.order == [1, 2, 3]
+        await goes_on(pool)
+
+
+@with_both_kinds
+@virtual_time
+async def test_a_one_shot_may_be_cancelled_while_its_connection_is_reset(kind: Kind) -> None:
+    asked = Asked(kind)
+    asked.fake.reset.always(1.0)
+    async with asked.fake.pool(max_size=1, cleanup="reset") as pool:
+        task = ask(pool, 1)
+        await asyncio.sleep(0.5)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert (pool.free, asked.order) == (0, [1])
+        await asyncio.sleep(1)
+        assert pool.stats().discarded == 0
         await goes_on(pool)
 
 
