@@ -163,7 +163,7 @@ def tests(session: nox.Session) -> None:
     """The test suite, on each event loop in turn; arguments go to pytest.
 
     Each Python has one loop, and the oldest both. The long proofs have their turn on the oldest
-    (and on the newest every night), at full speed: what they reach, the other tests reach.
+    (and on the newest every night).
     """
     install_servers(session)
     install(session, "tests")
@@ -171,18 +171,14 @@ def tests(session: nox.Session) -> None:
     if measured:
         session.run("coverage", "erase")
         session.notify("coverage")
-    pytest = ["python", "-m", "pytest"]
+    runner = ["coverage", "run", "-m", "pytest"] if measured else ["python", "-m", "pytest"]
     # The rooms with their own sessions are left out.
-    whole = ["--numprocesses", PROCESSES, "--ignore=tests/examples", "--ignore=tests/docs", "-m"]
+    whole = ["--numprocesses", PROCESSES, "--ignore=tests/examples", "--ignore=tests/docs"]
+    if session.python != PYTHONS[0]:
+        whole += ["-m", "not proof and not sweep"]
+    chosen = session.posargs or whole
     for loop in LOOPS[str(session.python)]:
-        environment = {"ASYNCDBPOOL_LOOP": loop}
-        if session.posargs:
-            session.run(*pytest, *session.posargs, env=environment)
-            continue
-        runner = ["coverage", "run", "-m", "pytest"] if measured else pytest
-        session.run(*runner, *whole, "not proof and not sweep", env=environment)
-        if session.python == PYTHONS[0]:
-            session.run(*pytest, *whole, "proof or sweep", env=environment)
+        session.run(*runner, *chosen, env={"ASYNCDBPOOL_LOOP": loop})
 
 
 @nox.session
