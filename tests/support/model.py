@@ -71,7 +71,7 @@ class Model:
         waiters: Those who wait, the first first.
         leases: Which connection is lent to which waiter, by the waiter's number.
         idle: The connections that nobody uses, the least recently used first.
-        connecting: When each connect under way will be done.
+        connecting: What is being made; `made_at` tells when it will be done.
         failing: So many connects and pings to come fail at once.
         news: Who was served or refused since somebody looked.
         pings: How many connections were pinged since then.
@@ -86,7 +86,7 @@ class Model:
     waiters: list[Waiter] = field(default_factory=list)
     leases: dict[int, Conn] = field(default_factory=dict)
     idle: list[Conn] = field(default_factory=list)
-    connecting: list[float] = field(default_factory=list)
+    connecting: list[Conn] = field(default_factory=list)
     failing: Counter[str] = field(default_factory=Counter)
     news: list[Lent | Refused] = field(default_factory=list)
     pings: int = 0
@@ -199,8 +199,8 @@ class Model:
         self.now = to
 
     def _due(self) -> Iterator[tuple[float, str, int]]:
-        for index, done_at in enumerate(self.connecting):
-            yield done_at, "_connected", index
+        for index, conn in enumerate(self.connecting):
+            yield conn.made_at, "_connected", index
         for waiter in self.waiters:
             if waiter.deadline is not None:
                 yield waiter.deadline, "_time_out", waiter.number
@@ -210,10 +210,10 @@ class Model:
             yield self._closed_by, "_take_away", 0
 
     def _connected(self, index: int) -> None:
-        del self.connecting[index]
+        conn = self.connecting.pop(index)
         self._made += 1
         self.counters["created"] += 1
-        conn = Conn(self._made, self.now, pinged_at=self.now)
+        conn.number, conn.pinged_at = self._made, self.now
         self._keep_or_close(conn)
 
     def _time_out(self, number: int) -> None:
@@ -272,7 +272,7 @@ class Model:
                 self.news.append(Refused(claims[0].number, "Lost"))
                 self.cancel(claims[0].number)
             else:
-                self.connecting.append(self.now + CONNECT)
+                self.connecting.append(Conn(0, made_at=self.now + CONNECT))
             return True
         return False
 
@@ -292,21 +292,21 @@ class Model:
         self.news.append(Lent(waiter.number, conn.number))
 
     def _take_back(self, conn: Conn) -> None:
-        if conn.uses >= MAX_USES or conn.retired:
+        if conn.uses >= MAX_USES:
             self._close(conn)
         else:
             self._keep_or_close(conn)
 
     def _keep_or_close(self, conn: Conn) -> None:
         too_many = self.size + 1 > self.max_size
-        if self.state != "open" or conn.discarded or too_many:
+        if self.state != "open" or conn.discarded or conn.retired or too_many:
             self._close(conn)
         else:
             conn.idle_since = self.now
             self.idle.append(conn)
 
     def _retire(self) -> None:
-        for conn in self.leases.values():
+        for conn in (*self.leases.values(), *self.connecting):
             conn.retired = True
         for conn in tuple(self.idle):
             self._close(conn)
