@@ -32,15 +32,13 @@ class Borrowing:
             raise PoolError("this loan is under way already; call connection() for each block")
         self._entered = True
         try:
-            return await self._borrow()
+            engine, cleanup = self._opened(), self._cleanup
+            lease = engine.lend_idle(cleanup, certain=True)
+            lease = lease or await engine.acquire(self._timeout, cleanup, certain=True)
         except BaseException:
             self._entered = False
             raise
-
-    async def _borrow(self) -> Connection:
-        engine, cleanup = self._opened(), self._cleanup
-        lease = engine.lend_idle(cleanup, certain=True)
-        self._conn = proxy_for(lease or await engine.acquire(self._timeout, cleanup, certain=True))
+        self._conn = proxy_for(lease)
         return self._conn
 
     async def __aexit__(
@@ -58,11 +56,12 @@ class Transacting(Borrowing):
 
     __slots__ = ("_transaction",)
 
-    async def _borrow(self) -> Connection:
-        conn = await super()._borrow()
+    async def __aenter__(self) -> Connection:
+        conn = await super().__aenter__()
         try:
             self._transaction = await conn.transaction().start()
         except BaseException as error:
+            self._entered = False
             await _lease_of(conn).close(error)
             raise
         return conn
