@@ -199,13 +199,14 @@ async def test_a_connection_is_lent_max_uses_times(server: Server) -> None:
 async def test_a_connection_older_than_max_age_is_closed_but_never_while_lent(
     server: Server,
 ) -> None:
-    async with opened(server, max_age=0.5) as pool:
+    async with opened(server, max_age=1.0) as pool:
         async with pool.connection() as conn:
             first = await backend(server, conn)
-            await asyncio.sleep(0.7)
+            await asyncio.sleep(1.2)
             assert await backend(server, conn) == first
         assert pool.size == 0
         assert await backend(server, pool) != first
+        assert pool.size == 1
         assert pool.stats().created == 2
         await eventually(lambda: pool.size == 0)  # nobody borrows, and it ages all the same
         await eventually(lambda: connections(server) == 0)
@@ -223,9 +224,10 @@ async def test_with_no_time_to_live_every_return_closes(server: Server, option: 
 
 @pytest.mark.realtime
 async def test_idle_connections_above_min_size_are_closed(server: Server) -> None:
-    async with opened(server, min_size=1, max_size=4, max_idle=0.3) as pool:
+    async with opened(server, min_size=1, max_size=4, max_idle=1.0) as pool:
         found = await backends(server, pool, 4)
         assert len(set(found)) == 4
+        await eventually(lambda: connections(server) == 4)
         await eventually(lambda: pool.size == 1)
         await eventually(lambda: connections(server) == 1)
         assert await backend(server, pool) == found[-1], "the one used last stays"

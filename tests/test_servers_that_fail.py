@@ -66,15 +66,13 @@ async def test_a_connection_idle_for_longer_than_check_after_is_pinged(
     server: Server, database: Database
 ) -> None:
     driver, pings = counting(database.module)
-    async with database.opened(driver=driver, check_after=0.1) as pool:
+    async with database.opened(driver=driver, check_after=1.0) as pool:
         first = await backend(server, pool)
-        await asyncio.sleep(0.2)
-        began = asyncio.get_running_loop().time()
+        await asyncio.sleep(1.1)
         assert await backend(server, pool) == first
         assert pings == at_work(pool)
         assert await backend(server, pool) == first
-        late = asyncio.get_running_loop().time() - began >= 0.1
-        assert len(pings) == 1 or late, "another one is due where a slow machine paused"
+        assert len(pings) == 1
 
 
 async def test_always_means_a_ping_for_every_lease_but_the_first(database: Database) -> None:

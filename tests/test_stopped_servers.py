@@ -96,8 +96,7 @@ async def test_with_a_stopped_server_every_caller_gets_his_timeout_and_every_per
         note("the loop was late by at most", f"{1000 * max(stalls):.0f} ms")
         note("first answer after the server went on", f"{first:.3f} s")
         assert max(lateness) < BOUND
-        # The machine may have paused once; a call that holds the GIL does so for each of them.
-        assert sorted(stalls)[-2] < 0.5, "a call of the driver that holds the GIL would show"
+        assert max(stalls) < 0.5, "a call of the driver that holds the interpreter would show"
         assert first < BOUND
 
         assert await asyncio.gather(*(pool.fetch_val("SELECT 7") for _ in range(20))) == [7] * 20
@@ -150,7 +149,7 @@ async def test_closing_a_pool_whose_server_is_stopped_ends_within_the_grace(
     note("close took", f"{took:.3f} s, cancel_grace is {GRACE} s")
     note("the loop was late by at most", f"{1000 * max(stalls):.0f} ms")
     assert took < GRACE + BOUND
-    assert sorted(stalls)[-2] < 0.5  # the machine may have paused once
+    assert max(stalls) < 0.5
     check_invariants(pool, stuck=SIZE + 1)  # calls that nothing ends but the server
     await eventually(lambda: left_of(pool.name) == [], within=BOUND)
     kill_all(server)
