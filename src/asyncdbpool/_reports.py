@@ -22,11 +22,7 @@ def figures(
     name: str, options: Options, counters: Counters, stock: Stock | None, waiting: int
 ) -> PoolStats:
     """Put a pool's figures together; `stock` is None while the pool is not open."""
-    size = idle = connecting = 0
-    if stock is not None:  # one look: an exporter's thread may ask
-        states = [record.state for record in tuple(stock.records)]
-        size = len(states)
-        idle, connecting = states.count(State.IDLE), states.count(State.CONNECTING)
+    size, idle, connecting = (0, 0, 0) if stock is None else _sizes(stock)
     return PoolStats(
         name=name,
         min_size=options.min_size,
@@ -40,10 +36,15 @@ def figures(
     )
 
 
+def _sizes(stock: Stock) -> tuple[int, int, int]:
+    """Count all, the idle and those being made, in one look: an exporter's thread may ask."""
+    states = [record.state for record in tuple(stock.records)]
+    return len(states), states.count(State.IDLE), states.count(State.CONNECTING)
+
+
 def situation(stock: Stock, waiting: int, *, paused: bool) -> str:
     """Say how a pool stands, for a message."""
-    idle, connecting = stock.count(State.IDLE), stock.count(State.CONNECTING)
-    size = len(stock.records)
+    size, idle, connecting = _sizes(stock)
     text = (
         f"size {size} of max_size {stock.options.max_size}: in use {size - idle - connecting}, "
         f"idle {idle}, connecting {connecting}; waiting {waiting}{stock.quota.situation()}"

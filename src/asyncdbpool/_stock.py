@@ -110,7 +110,7 @@ class Stock:
 
     def count(self, *states: State) -> int:
         """Count the connections in these states."""
-        return sum(record.state in states for record in tuple(self.records))
+        return sum(record.state in states for record in self.records)
 
     def spare(self) -> int:
         """Tell how many connections there are above `min_size`, those about to go left out."""
