@@ -76,6 +76,14 @@ def engine_of(pool: ConnectionPool) -> Engine:
     return pool._engine
 
 
+def running_in(pool: ConnectionPool) -> Shot:
+    """Find the only one-shot that has a connection."""
+    (lease,) = engine_of(pool).leases
+    (shot,) = lease.record.tokens
+    assert isinstance(shot, Shot)
+    return shot
+
+
 def line_of(pool: ConnectionPool) -> Line:
     return engine_of(pool).line
 
@@ -1349,12 +1357,10 @@ async def test_one_that_is_put_back_is_the_next() -> None:
         asked.fake.execute.once(NEVER)
         tasks = await lined_up(pool, 1, 2, 3)
         relay = engine_of(pool).relay
-        (lease,) = engine_of(pool).leases
-        (running,) = lease.record.tokens
-        assert isinstance(running, Shot)
+        running = running_in(pool)
         second = relay.next_for(running)
         assert second is not None
-        assert (second.record, len(line_of(pool)._queue)) == (lease.record, 1)
+        assert (second.record, len(line_of(pool)._queue)) == (running.record, 1)
         relay.put_back(second)
         assert (second.record, len(line_of(pool)._queue)) == (None, 2)
         asked.fake.execute.release()
@@ -1370,9 +1376,7 @@ async def test_one_in_hand_goes_back_where_its_connection_has_been_retired_meanw
         asked.fake.execute.once(NEVER)
         tasks = await lined_up(pool, 1, 2, 3)
         engine = engine_of(pool)
-        (lease,) = engine.leases
-        (running,) = lease.record.tokens
-        assert isinstance(running, Shot)
+        running = running_in(pool)
         with mock.patch.object(engine, "goes_on", side_effect=[True, False]) as asks:
             assert engine.relay.next_for(running) is None
         assert asks.call_count == 2
@@ -1406,9 +1410,7 @@ async def test_one_that_loses_its_caller_while_it_takes_another_along_puts_that_
     async with asked.fake.pool(max_size=1) as pool:
         asked.fake.execute.once(NEVER)
         tasks = await lined_up(pool, 1, 2, 3)
-        (lease,) = engine_of(pool).leases
-        (running,) = lease.record.tokens
-        assert isinstance(running, Shot)
+        running = running_in(pool)
         tasks[0].cancel()
         await ticks(2)  # the loop has dropped it
         assert running.dropped
@@ -1428,9 +1430,7 @@ async def test_one_that_loses_its_caller_in_the_midst_of_that_puts_the_other_bac
         asked.fake.execute.once(NEVER)
         tasks = await lined_up(pool, 1, 2, 3)
         engine = engine_of(pool)
-        (lease,) = engine.leases
-        (running,) = lease.record.tokens
-        assert isinstance(running, Shot)
+        running = running_in(pool)
 
         def lose_the_caller(_record: object) -> bool:
             running.dropped = True  # as the event loop may do, while a thread asks
@@ -1453,9 +1453,7 @@ async def test_one_that_has_failed_takes_nobody_along() -> None:
     async with asked.fake.pool(max_size=1) as pool:
         asked.fake.execute.once(NEVER)
         tasks = await lined_up(pool, 1, 2)
-        (lease,) = engine_of(pool).leases
-        (running,) = lease.record.tokens
-        assert isinstance(running, Shot)
+        running = running_in(pool)
         running.error = LookupError()
         assert running.successor() is None
         running.error = None
